@@ -1,0 +1,52 @@
+"""Entry point of the embedded AWS: ``python -m local.aws.server --port 4566 --state .atlas/aws``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+SERVICES = ("athena", "glue", "rds", "iam", "cloudformation", "lambda_errors", "loopback")
+
+
+def main() -> None:
+    """Read the command line, load the service modules, serve until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1")
+    parser.add_argument("--state", type=Path, required=True, help="folder for the services' files")
+    parser.add_argument("--region", default="us-east-1")
+    arguments = parser.parse_args()
+    state = arguments.state.resolve()
+    state.mkdir(parents=True, exist_ok=True)
+    # The emulator reads its settings from the environment when it is imported, so this comes first.
+    os.environ.update(
+        GATEWAY_PORT=str(arguments.port),
+        BIND_HOST="127.0.0.1",
+        MINISTACK_HOST="127.0.0.1",
+        MINISTACK_REGION=arguments.region,
+        AWS_DEFAULT_REGION=arguments.region,
+        AWS_ACCESS_KEY_ID="test",
+        AWS_SECRET_ACCESS_KEY="test",  # noqa: S106 - the emulator's well-known root key
+        AUTH="true",
+        IOT_MTLS_ENABLED="0",
+        SFTP_ENABLED="0",
+        S3_DATA_DIR=str(state / "s3"),
+        STATE_DIR=str(state / "ministack"),
+        TMPDIR=str(state / "tmp"),
+        ATLAS_AWS_STATE=str(state),
+    )
+    (state / "tmp").mkdir(exist_ok=True)
+    from local.aws import emulator
+
+    for name in SERVICES:
+        if importlib.util.find_spec(f"local.aws.{name}"):
+            importlib.import_module(f"local.aws.{name}")
+    sys.argv = sys.argv[:1]  # the emulator parses the command line again
+    emulator.serve()
+
+
+if __name__ == "__main__":
+    main()

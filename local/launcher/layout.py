@@ -1,0 +1,16 @@
+"""Where the launcher keeps things: one ignored folder in the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HOME = REPOSITORY / ".atlas"
+AIRFLOW_VENV = HOME / "venv" / "airflow"
+AWS_VENV = HOME / "venv" / "aws"
+RUN = HOME / "run"
+"""Logs, process ids and state of the running services; ``make reset`` removes it."""
+
+REGION = "us-east-1"
+ROOT_KEYS = ("test", "test")
+"""The embedded AWS's account root: access key id and secret. It exists on loopback only."""

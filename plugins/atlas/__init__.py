@@ -1,0 +1,1 @@
+"""What the Atlas DAGs share: only what the Amazon provider lacks."""

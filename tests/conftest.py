@@ -1,0 +1,50 @@
+"""Fixtures shared by every test: an embedded AWS that is started once and stopped whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from local.launcher import embedded, layout
+
+
+class Aws:
+    """The embedded AWS as a test sees it: boto3 clients, for the root or for other credentials."""
+
+    def __init__(self, running: embedded.EmbeddedAws) -> None:
+        self.endpoint = running.endpoint
+        self.state = running.state
+        self.log = running.log
+        self.process = running.process
+
+    def client(self, service: str, credentials: dict[str, Any] | None = None, **config: Any) -> Any:
+        """Return a client of ``service``; ``credentials`` are those of an STS answer, root by default."""
+        access_key, secret_key, token = layout.ROOT_KEYS[0], layout.ROOT_KEYS[1], None
+        if credentials:
+            access_key, secret_key = credentials["AccessKeyId"], credentials["SecretAccessKey"]
+            token = credentials.get("SessionToken")
+        return boto3.client(
+            service,  # type: ignore[call-overload]
+            endpoint_url=self.endpoint,
+            region_name=layout.REGION,
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
+            aws_session_token=token,
+            config=Config(retries={"mode": "standard", "max_attempts": 2}, **config),
+        )
+
+
+@pytest.fixture(scope="session")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
+    """An embedded AWS on a free port, with IAM enforced, for the whole test session."""
+    state: Path = tmp_path_factory.mktemp("embedded-aws")
+    running = embedded.start(state, embedded.free_port())
+    try:
+        yield Aws(running)
+    finally:
+        running.stop()
