@@ -1,0 +1,1 @@
+"""Deterministic loads with their ground truth."""

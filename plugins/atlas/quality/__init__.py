@@ -1,0 +1,1 @@
+"""The Great Expectations gate: how measures are read, judged and described."""

@@ -1,0 +1,54 @@
+"""What is the same for all scenarios of one environment.
+
+The section ``[atlas]`` of the Airflow configuration sets it: ``AIRFLOW__ATLAS__ENVIRONMENT=prod`` or, on Amazon MWAA,
+the configuration option ``atlas.environment``.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from airflow.sdk import conf
+
+ENVIRONMENT: str = conf.get("atlas", "environment", fallback="dev")
+"""Part of every resource's name, so that two environments live in one account."""
+
+POLL_SECONDS: int = conf.getint("atlas", "poll_seconds", fallback=15)
+"""Between two looks at something AWS is busy with."""
+
+SERVICE_ROLE = f"atlas-{ENVIRONMENT}-cloudformation"
+"""The role CloudFormation deploys with; deploy/permissions.yaml makes it."""
+
+PLATFORM_STACK = f"atlas-{ENVIRONMENT}-platform"
+
+DEFAULT_ARGS: dict[str, Any] = {
+    "owner": "atlas",
+    "retries": 2,
+    "retry_delay": timedelta(seconds=conf.getint("atlas", "retry_seconds", fallback=30)),
+    "retry_exponential_backoff": True,
+    "execution_timeout": timedelta(hours=1),
+}
+
+
+class Tag(StrEnum):
+    """Tags by which a user finds a DAG: its kind first, then the services it uses."""
+
+    BATCH = "batch"
+    ATHENA = "athena"
+    GLUE = "glue"
+    LAMBDA = "lambda"
+    RDS = "rds"
+    S3 = "s3"
+    SNS = "sns"
+
+
+def stack_name(scenario: str) -> str:
+    """Return the name of a scenario's stack in this environment: ``atlas-dev-s01-rds-sales-etl``."""
+    return f"atlas-{ENVIRONMENT}-{scenario.replace('_', '-')}"
+
+
+def cost_tags(scenario: str) -> dict[str, str]:
+    """Return the tags by which costs are told apart."""
+    return {"atlas:environment": ENVIRONMENT, "atlas:scenario": scenario}
