@@ -1,0 +1,1 @@
+MSCK REPAIR TABLE s01_published_sales_lines

@@ -1,0 +1,1 @@
+MSCK REPAIR TABLE s01_staging_sales_lines
