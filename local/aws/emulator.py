@@ -12,12 +12,13 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import botocore.session
 from botocore.config import Config
+from botocore.loaders import create_loader
 
 Payload = dict[str, Any]
 Response = tuple[int, dict[str, str], bytes]
@@ -108,6 +109,35 @@ def patch(target: Any, name: str, wrapper: Callable[[Callable[..., Any]], Callab
     setattr(target, name, wrapper(getattr(target, name)))
 
 
+def resource_type(
+    name: str,
+    create: Callable[[str, dict[str, Any], str], tuple[str, dict[str, str]]],
+    delete: Callable[[str, dict[str, Any]], None],
+) -> None:
+    """Teach CloudFormation the resource type ``name``.
+
+    ``create`` takes logical id, properties and stack name and returns physical id and attributes; ``delete`` takes
+    physical id and properties.
+    """
+    handlers = module("services.cloudformation.provisioners")._RESOURCE_HANDLERS
+    handlers[name] = {"create": create, "delete": delete}
+    # They call the emulator itself, which must not be done on its event loop.
+    stacks = module("services.cloudformation.stacks")
+    patch(stacks, "_runs_on_worker_thread", lambda original: lambda kind: kind == name or original(kind))
+
+
+def patch_text(target: Any, name: str, old: str, new: str) -> None:
+    """Replace the one occurrence of ``old`` by ``new`` in the text ``name`` of ``target``, such as a worker's script.
+
+    Raises:
+        LookupError: the text does not have it once, which a version bump must not hide.
+    """
+    text: str = getattr(target, name)
+    if text.count(old) != 1:
+        raise LookupError(f"{name} has {text.count(old)} times: {old}")
+    setattr(target, name, text.replace(old, new))
+
+
 def endpoint() -> str:
     """Return the address every service is reached at."""
     return f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"
@@ -137,12 +167,15 @@ def client(service: str, credentials: Credentials, region: str) -> Any:
 
 
 _sessions = threading.local()
+_models = create_loader()
+"""Reads a service's model once for all sessions: it takes longer than most calls."""
 
 
 def _client_session() -> Any:
     """One botocore session per thread: building a session is slow and a session is not thread-safe."""
     if not hasattr(_sessions, "session"):
         _sessions.session = botocore.session.Session()
+        _sessions.session.register_component("data_loader", _models)
     return _sessions.session
 
 
@@ -161,7 +194,7 @@ def service_role_credentials(role_arn: str, service: str, session_name: str) -> 
     role = iam._roles.get_scoped(account, None, role_name)
     if role is None:
         raise AwsError("InvalidInputException", f"Role {role_arn} does not exist.")
-    if not _trusts(role["AssumeRolePolicyDocument"], service):
+    if not trusts(role_arn, service):
         raise AwsError(
             "InvalidInputException",
             f"Service {service} is not allowed to assume {role_arn}: its trust policy does not name the service.",
@@ -181,16 +214,30 @@ def service_role_credentials(role_arn: str, service: str, session_name: str) -> 
     return session
 
 
-def _trusts(document: str | Mapping[str, Any], service: str) -> bool:
-    policy = json.loads(document) if isinstance(document, str) else document
-    statements = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]
-    for statement in statements:
-        principals = statement.get("Principal", {})
-        services = principals.get("Service", []) if isinstance(principals, dict) else []
-        named = [services] if isinstance(services, str) else services
-        if statement["Effect"] == "Allow" and service in named:
-            return True
-    return False
+def trusts(role_arn: str, service: str) -> bool:
+    """Return whether the role exists and its trust policy lets the AWS service ``service`` assume it.
+
+    ``aws:SourceAccount`` is the role's own account; ``aws:SourceArn`` is not known, so a policy that
+    demands it trusts nobody.
+    """
+    evaluator = module("core.iam_evaluator")
+    if role_arn.count(":") < 5:
+        return False
+    account = role_arn.split(":")[4]
+    role = module("services.iam")._roles.get_scoped(account, None, role_arn.rsplit("/", 1)[-1])
+    if role is None:
+        return False
+    context = evaluator.EvalContext(
+        principal_arn="",
+        principal_type="Service",
+        principal_account=account,
+        action="sts:AssumeRole",
+        resource_arn=role_arn,
+        region="",
+        service_context={"aws:sourceaccount": account},
+    )
+    trust = evaluator.evaluate_resource_policy(role["AssumeRolePolicyDocument"], context, service=service)
+    return bool(trust.decision == "Allow")
 
 
 def in_background(function: Callable[[], None], name: str) -> threading.Thread:
