@@ -36,7 +36,6 @@ of 2 DPU, at least a minute each, about 0.03 USD a run; Athena 5 USD per TB scan
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from airflow.providers.amazon.aws.operators.athena import AthenaOperator
@@ -62,8 +61,8 @@ FROM_PLATFORM = ("LakeBucket", "ArtifactBucket", "KeyArn", "Database", "PrivateS
 FROM_PLATFORM += ("ClientGroup", "DatabaseGroup")
 WATCHED = ("deploy_platform", "deploy_stack", "load_source", "check_load", "plan_extraction", "extract", "transform")
 WATCHED += ("register_staging", "quality_gate", "publish", "register_published", "daily_trend", "segments")
-WATCHED += ("top_products", "report", "notify")
-NOTHING_NEW = (
+WATCHED += ("top_products", "remove_stack", "report", "notify")
+MAY_BE_SKIPPED = (
     "load_source",
     "extract",
     "transform",
@@ -71,8 +70,9 @@ NOTHING_NEW = (
     "quality_gate",
     "publish",
     "register_published",
+    "remove_stack",
 )
-"""Skipped when no load is asked for, or when nothing in the source has changed."""
+"""Skipped when no load is asked for, when nothing in the source has changed, or when the stack is kept."""
 
 PARAMS = {
     "orders": Param(
@@ -159,7 +159,7 @@ with DAG(
         task_id="plan_extraction", function_name=stack["PlanExtractionFunction"], payload=request
     )
 
-    plan = task(json.loads, task_id="plan")(plan_extraction.output)
+    plan = task(scenario.plan)(plan_extraction.output)
     extractions = task(scenario.extractions)(plan)
     glue = {
         "waiter_delay": settings.POLL_SECONDS,
@@ -203,6 +203,9 @@ with DAG(
         AthenaOperator(task_id=name, query=f"{STEM}/{name}.sql", trigger_rule=TriggerRule.NONE_FAILED, **athena)
         for name in ("daily_trend", "segments", "top_products")
     ]
+    remove_stack = RemoveStackOperator(
+        task_id="remove_stack", stack_name=STACK, keep="{{ params.keep_stack }}", poll_interval=settings.POLL_SECONDS
+    ).as_teardown(setups=deploy_stack, on_failure_fail_dagrun=True)
     result = (
         "s3://{{{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}}}/athena-results/{{{{ ti.xcom_pull('{}') }}}}.csv"
     )
@@ -211,8 +214,8 @@ with DAG(
         title="Sales from RDS to the lake",
         output_prefix=run_prefix,
         watched=WATCHED[: WATCHED.index("report")],
-        optional=NOTHING_NEW,
-        interval="{{ ti.xcom_pull('plan')['interval'] }}",
+        optional=MAY_BE_SKIPPED,
+        interval="{{ (ti.xcom_pull('plan') or {}).get('interval', 'not planned') }}",
         facts={
             "Rows": "{{ ti.xcom_pull('load_totals')['rows'] }}",
             "Rows refused": "{{ ti.xcom_pull('load_totals')['rejected'] }}",
@@ -246,15 +249,11 @@ with DAG(
     notify = SnsPublishOperator(
         task_id="notify",
         target_arn=platform["AlertTopicArn"],
-        subject="{{ ti.xcom_pull('report')['subject'] }}",
-        message="{{ ti.xcom_pull('report')['message'] }}",
+        subject="{{ (ti.xcom_pull('report') or {}).get('subject', 'FAILED without a report: ' ~ dag.dag_id) }}",
+        message="{{ (ti.xcom_pull('report') or {}).get('message', 'See the log of task report, run ' ~ run_id) }}",
         trigger_rule=TriggerRule.ALL_DONE,
     )
-    verdict = VerdictOperator(task_id="verdict", watched=WATCHED, optional=NOTHING_NEW)
-    remove_stack = RemoveStackOperator(
-        task_id="remove_stack", stack_name=STACK, keep="{{ params.keep_stack }}", poll_interval=settings.POLL_SECONDS
-    ).as_teardown(setups=deploy_stack, on_failure_fail_dagrun=True)
-
+    verdict = VerdictOperator(task_id="verdict", watched=WATCHED, optional=MAY_BE_SKIPPED)
     chain(
         # SETUP
         deploy_platform,
@@ -273,10 +272,11 @@ with DAG(
         publish,
         register_published,
         queries,
+        # TEARDOWN
+        remove_stack,
+        # WHATEVER HAPPENED: after the teardown, because a failed setup task stops all before it
         report,
         notify,
         verdict,
-        # TEARDOWN
-        remove_stack,
     )
-    chain(check_load, report)
+    chain(check_load, remove_stack)

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-SERVICES = ("athena", "glue", "ec2", "rds", "iam", "cloudformation", "lambda_errors", "loopback")
+SERVICES = ("athena", "glue", "ec2", "secretsmanager", "rds", "iam", "cloudformation", "lambda_errors", "loopback")
 
 
 def main() -> None:

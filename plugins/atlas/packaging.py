@@ -65,6 +65,8 @@ def package(template_file: Path, bucket: str | None) -> Package:
     template = parse_template(template_file.read_text(encoding="utf-8"))
     objects: dict[str, bytes] = {}
     for name, resource in template.get("Resources", {}).items():
+        if name.startswith("Fn::ForEach"):  # a list that stands for several resources; its sources stay as they are
+            continue
         source = _SOURCES.get(resource.get("Type"))
         if source is None:
             continue

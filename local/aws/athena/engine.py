@@ -176,9 +176,21 @@ class Engine:
             self._scans.append(table)
             keys = [key.name for key in table.keys]
             self._lake.files.update({lake.address(number, keys, file): file for file in files})
-            sql, columns = tables.scan(table, number, files, "$path" in self.query), ""
+            spelling = self._spelling(lake.address(number, keys, files[0])) if files and tables.is_json(table) else {}
+            sql, columns = tables.scan(table, number, files, spelling, "$path" in self.query), ""
         self.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(database)}")
         self.execute(f"CREATE VIEW {identifier(database)}.{identifier(name)}{columns} AS {sql}")
+
+    def _spelling(self, address: str) -> dict[str, str]:
+        """Return the keys of JSON objects by their lower case: the catalog has lower case only, DuckDB minds case.
+
+        They are taken from the first objects of one file, which does not count as scanned.
+        """
+        objects = f"read_ndjson_objects({literal(address)}, ignore_errors = true)"
+        sample = f"SELECT json FROM {objects} LIMIT 1000"
+        found = self.execute(f"SELECT DISTINCT unnest(json_keys(json)) FROM ({sample})").fetchall()
+        self._lake.fetched.clear()
+        return {key.lower(): key for (key,) in found}
 
 
 def _named(columns: list[Column]) -> list[Column]:

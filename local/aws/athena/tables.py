@@ -48,11 +48,11 @@ def files(table: Table, catalog: Catalog, s3: Any, fixed: set[str]) -> list[File
     return found
 
 
-def scan(table: Table, number: int, scanned: list[File], with_path: bool) -> str:
+def scan(table: Table, number: int, scanned: list[File], spelling: dict[str, str], with_path: bool) -> str:
     """Return a SELECT of the table's columns and partition keys, typed as the catalog says.
 
     Columns are called ``c_<number>_<position>`` where the format allows, so that a query plan tells which ones of
-    which table it reads.
+    which table it reads. ``spelling`` says how JSON keys are written, ``with_path`` adds the hidden "$path".
     """
     names = [identifier(c.name) for c in [*table.columns, *table.keys]]
     if not scanned:
@@ -62,7 +62,7 @@ def scan(table: Table, number: int, scanned: list[File], with_path: bool) -> str
         return f"SELECT {columns}{path} WHERE false"
     keys = [key.name for key in table.keys]
     addresses = ", ".join(literal(lake.address(number, keys, file)) for file in scanned)
-    relation, values = _reader(table, number, f"[{addresses}]")
+    relation, values = _reader(table, number, f"[{addresses}]", spelling)
     depth = 4  # atlas: / / table / first folder
     values += [
         f"CAST(partition_value({_ADDRESS}, {depth + n}) AS {hive.duckdb_type(key.type)})"
@@ -75,7 +75,7 @@ def scan(table: Table, number: int, scanned: list[File], with_path: bool) -> str
     return f"SELECT {columns} FROM {relation}"
 
 
-def _reader(table: Table, number: int, addresses: str) -> tuple[str, list[str]]:
+def _reader(table: Table, number: int, addresses: str, spelling: dict[str, str]) -> tuple[str, list[str]]:
     """Return DuckDB's table function over the files and the expression of each column."""
     serde = hive.serde(table.storage)
     aliases = [f"c_{number}_{n}" for n in range(len(table.columns))]
@@ -88,8 +88,9 @@ def _reader(table: Table, number: int, addresses: str) -> tuple[str, list[str]]:
             for c, alias in zip(table.columns, aliases, strict=True)
         )
         return f"read_parquet({addresses}, schema = MAP {{{schema}}}, filename = '{_ADDRESS}')", aliases
-    if serde in hive.JSON_SERDES:
-        return _json(table, addresses), [identifier(column.name) for column in table.columns]
+    if is_json(table):
+        keys = [spelling.get(column.name, column.name) for column in table.columns]
+        return _json(table, keys, addresses), [identifier(key) for key in keys]
     if serde in (hive.LAZY_SIMPLE, hive.OPEN_CSV):
         casts = _csv_cast if serde == hive.OPEN_CSV else _text_cast
         values = [casts(column, alias) for column, alias in zip(table.columns, aliases, strict=True)]
@@ -97,8 +98,9 @@ def _reader(table: Table, number: int, addresses: str) -> tuple[str, list[str]]:
     raise unsupported(f"SerDe {serde or '(none)'} of table {table.database}.{table.name}")
 
 
-def _json(table: Table, addresses: str) -> str:
-    columns = ", ".join(f"{literal(c.name)}: {literal(hive.duckdb_type(c.type))}" for c in table.columns)
+def _json(table: Table, keys: list[str], addresses: str) -> str:
+    types = (hive.duckdb_type(column.type) for column in table.columns)
+    columns = ", ".join(f"{literal(key)}: {literal(kind)}" for key, kind in zip(keys, types, strict=True))
     settings = table.storage["SerdeInfo"].get("Parameters", {})
     lenient = settings.get("ignore.malformed.json", "false").lower()
     return (
@@ -153,3 +155,8 @@ def _csv_cast(column: Column, value: str) -> str:
 def is_parquet(table: Table) -> bool:
     """Return whether the table's files are Parquet, of which only the needed columns are read."""
     return hive.serde(table.storage) == hive.PARQUET_SERDE
+
+
+def is_json(table: Table) -> bool:
+    """Return whether the table's files are JSON lines."""
+    return hive.serde(table.storage) in hive.JSON_SERDES

@@ -202,7 +202,7 @@ class DeployStackOperator(_StackOperator):
         capabilities: what the template is allowed to create.
 
     Returns:
-        The stack's outputs, value by key.
+        The stack's outputs, value by key, each an XCom of its own as well: ``deploy.output["BucketName"]``.
 
     Raises:
         FileNotFoundError: the template or one of its local sources is missing.
@@ -225,9 +225,10 @@ class DeployStackOperator(_StackOperator):
         artifact_bucket: str | None = None,
         service_role: str | None = None,
         capabilities: Sequence[str] = ("CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"),
+        multiple_outputs: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(multiple_outputs=multiple_outputs, **kwargs)
         self.template = template
         self.parameters = parameters
         self.tags = tags

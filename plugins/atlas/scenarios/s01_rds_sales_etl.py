@@ -100,6 +100,12 @@ def plan_request(lake: str, params: dict[str, Any]) -> str:
     )
 
 
+def plan(answer: str) -> dict[str, Any]:
+    """Return the planning function's answer, for templates to refer to."""
+    planned: dict[str, Any] = json.loads(answer)
+    return planned
+
+
 def extractions(plan: dict[str, Any]) -> list[dict[str, str]]:
     """Return the arguments of one extraction per range of ``plan``; none when nothing has changed."""
     shared = {name: plan[name] for name in ("watermarks", "end", "interval")}
