@@ -87,9 +87,9 @@ PARAMS = {
     ),
     "faults": Param(
         "none",
-        enum=["none", "malformed_rows", "negative_price", "missing_customer", "future_order"],
+        enum=["none", "malformed_rows", "bad_rows"],
         title="Fault to rehearse",
-        description="malformed_rows is caught on loading; the others reach the source and must stop at the gate",
+        description="malformed_rows: refused on loading; bad_rows: reach the source unchecked and stop at the gate",
     ),
     "interval_start": Param(
         None, type=["null", "string"], format="date-time", title="Interval start", description="Default: the watermark"

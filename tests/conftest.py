@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,12 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from local import runner
 from local.launcher import embedded, layout
+
+# Airflow reads its settings when it is first imported, so they are made here, before any test module is.
+_AIRFLOW_HOME = tempfile.TemporaryDirectory(prefix="atlas-airflow-")
+runner.configure(Path(_AIRFLOW_HOME.name))
 
 
 class Aws:

@@ -68,6 +68,7 @@ class Spark:
             "spark.local.dir": str(scratch),
             "spark.sql.warehouse.dir": str(scratch / "warehouse"),
             "spark.sql.session.timeZone": "UTC",
+            "spark.sql.shuffle.partitions": "2",  # as many as cores: a cached plan keeps all 200 of the default
             **properties,
         }
         file = scratch / "spark.properties"

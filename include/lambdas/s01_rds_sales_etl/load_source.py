@@ -41,12 +41,6 @@ RETURNING s.invoice_no, s.line_no, o.source_file
 
 UPSERTS = (
     """
-    INSERT INTO customers AS c (customer_id, country)
-    SELECT customer_id, (array_agg(country ORDER BY ordered_at DESC, country))[1]
-    FROM staged_sales WHERE customer_id IS NOT NULL GROUP BY customer_id
-    ON CONFLICT (customer_id) DO UPDATE SET country = excluded.country WHERE c.country <> excluded.country
-    """,
-    """
     INSERT INTO orders AS o (invoice_no, customer_id, country, currency, ordered_at, source_file)
     SELECT DISTINCT ON (invoice_no) invoice_no, customer_id, country, currency, ordered_at, :file
     FROM staged_sales ORDER BY invoice_no, line_no
@@ -54,6 +48,14 @@ UPSERTS = (
         currency = excluded.currency, ordered_at = excluded.ordered_at
     WHERE (o.customer_id, o.country, o.currency, o.ordered_at)
         IS DISTINCT FROM (excluded.customer_id, excluded.country, excluded.currency, excluded.ordered_at)
+    """,
+    # Where a customer is, the latest order says, whichever file brought it.
+    """
+    INSERT INTO customers AS c (customer_id, country)
+    SELECT DISTINCT ON (customer_id) customer_id, country
+    FROM orders WHERE customer_id IN (SELECT customer_id FROM staged_sales)
+    ORDER BY customer_id, ordered_at DESC, country
+    ON CONFLICT (customer_id) DO UPDATE SET country = excluded.country WHERE c.country <> excluded.country
     """,
     """
     INSERT INTO order_items AS i (invoice_no, line_no, stock_code, description, quantity, unit_price)
@@ -65,19 +67,20 @@ UPSERTS = (
         IS DISTINCT FROM (excluded.stock_code, excluded.description, excluded.quantity, excluded.unit_price, false)
     """,
     """
-    UPDATE order_items i SET deleted = true
-    FROM orders o
-    WHERE o.invoice_no = i.invoice_no AND o.source_file = :file AND NOT i.deleted
-        AND NOT EXISTS (
-            SELECT FROM staged_sales s WHERE s.invoice_no = i.invoice_no AND s.line_no = i.line_no
-        )
-    """,
-    """
     INSERT INTO exchange_rates AS r (currency, rate_date, rate)
     SELECT DISTINCT ON (currency, rate_date) currency, rate_date, rate FROM staged_rates
+    ORDER BY currency, rate_date, rate DESC
     ON CONFLICT (currency, rate_date) DO UPDATE SET rate = excluded.rate WHERE r.rate <> excluded.rate
     """,
 )
+
+# What an earlier delivery of the file brought and this one does not.
+DELETE_MISSING = """
+UPDATE order_items i SET deleted = true
+FROM orders o
+WHERE o.invoice_no = i.invoice_no AND o.source_file = :file AND NOT i.deleted
+    AND NOT EXISTS (SELECT FROM staged_sales s WHERE s.invoice_no = i.invoice_no AND s.line_no = i.line_no)
+"""
 
 CONTROL = """
 SELECT count(*) + (SELECT count(*) FROM staged_rates), coalesce(sum(quantity * unit_price), 0)::text FROM staged_sales
@@ -123,14 +126,15 @@ def _load(
         for invoice, line, owner in connection.run(FOREIGN, file=file)
     ]
     ((loaded, control_total),) = connection.run(CONTROL)
+    damage = next((reject for reject in rejects if reject.ends_file), None)
     changed = 0
-    for statement in UPSERTS:
+    # What a damaged file lacks may stand after the damage.
+    for statement in UPSERTS if damage else (*UPSERTS, DELETE_MISSING):
         connection.run(statement, **({"file": file} if ":file" in statement else {}))
         changed += connection.row_count
     if forget_customers:
         connection.run(FORGET_CUSTOMERS)
     connection.run("COMMIT")
-    damage = next((reject for reject in rejects if reject.ends_file), None)
     return {
         "file": f"s3://{bucket}/{key}",
         "kind": kind,
@@ -167,13 +171,14 @@ def _prepare(connection: pg8000.native.Connection) -> None:
     known = connection.run("SELECT 1 FROM pg_roles WHERE rolname = :name", name=reader["username"])
     connection.run(f"{'ALTER' if known else 'CREATE'} ROLE {name} LOGIN PASSWORD {password}")
     connection.run(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}")
-    # To see which transactions are still open, see plan_extraction.
-    connection.run(f"GRANT pg_read_all_stats TO {name}")
+    # To see which transactions are still open, see plan_extraction. Since PostgreSQL 16 the administrator of a database
+    # on RDS may grant pg_monitor but not the roles it is made of.
+    connection.run(f"GRANT pg_monitor TO {name}")
     connection.run("SELECT pg_advisory_unlock(1)")
 
 
-def _stage(connection: pg8000.native.Connection, rows: Iterator[Sale | Rate | Reject], rejects: list[Reject]) -> int:
-    """Copy the good rows into the staging table of their kind, collect the others; returns the good rows' count."""
+def _stage(connection: pg8000.native.Connection, rows: Iterator[Sale | Rate | Reject], rejects: list[Reject]) -> str:
+    """Copy the good rows into the staging table of their kind, collect the others; returns the kind."""
     good = _good(rows, rejects)
     first = next(good, None)
     if first is None:

@@ -21,9 +21,9 @@ BEGINNING = "1970-01-01T00:00:00+00:00"
 # updated_at is set when a row is written but becomes visible when its transaction commits, later. Rows of a
 # transaction that is open now carry times after its start, so an interval that ends before the oldest open writing
 # transaction began can never be added to afterwards. The plan's own transaction writes nothing and has no
-# backend_xid.
+# backend_xid. Without an open one the end is when this statement arrived: before it looked for them, not after.
 SAFE_END = """
-SELECT least(clock_timestamp(), min(xact_start)) FROM pg_stat_activity WHERE backend_xid IS NOT NULL
+SELECT least(statement_timestamp(), min(xact_start)) FROM pg_stat_activity WHERE backend_xid IS NOT NULL
 """
 
 CHANGED_ORDERS = """
@@ -51,8 +51,7 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
 
     Args:
         event: ``watermarks`` (table name to ISO time, may lack tables never published), optional ``end`` (ISO time,
-        to run
-            an interval again; by default as late as is safe), ``rows_per_range`` and ``max_ranges``.
+            to run an interval again; by default as late as is safe), ``rows_per_range`` and ``max_ranges``.
 
     Returns:
         ``watermarks`` (lower bounds used), ``end``, ``interval`` (its name), ``changed`` (rows by table) and
@@ -70,8 +69,8 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
         ranges = []
         if orders or customers:
             pieces = max(1, min(event["max_ranges"], -(-items // event["rows_per_range"])))
-            uppers = [row[0] for row in connection.run(BOUNDS, pieces=pieces, **bounds)]
-            inner = sorted(set(uppers))[:-1]
+            # Each upper bound once, in the order of the database, which need not be Python's order of texts.
+            inner = list(dict.fromkeys(row[0] for row in connection.run(BOUNDS, pieces=pieces, **bounds)))[:-1]
             ranges = [
                 {"after": after, "up_to": up_to} for after, up_to in zip([None, *inner], [*inner, None], strict=True)
             ]

@@ -38,6 +38,8 @@ CREATE TABLE IF NOT EXISTS exchange_rates (
     PRIMARY KEY (currency, rate_date)
 );
 
+CREATE INDEX IF NOT EXISTS orders_customer_id ON orders (customer_id);
+
 -- The extraction reads by updated_at, so each change must move it, whoever makes it, and an index must serve it.
 CREATE INDEX IF NOT EXISTS customers_updated_at ON customers (updated_at);
 CREATE INDEX IF NOT EXISTS orders_updated_at ON orders (updated_at);

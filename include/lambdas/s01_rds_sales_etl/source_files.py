@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +33,12 @@ UNKNOWN_HEADER = (
     "the whole file was set aside"
 )
 MAX_PRICE = Decimal(10**8)
+MAX_RATE = Decimal(10**6)
 MAX_QUANTITY = 2**31 - 1
+MAX_FIELD = 500
+"""Characters; a longer key would not fit into a PostgreSQL index entry."""
+INVOICE_NO = re.compile(r"[0-9A-Za-z_.-]+")
+"""What the extraction accepts as the bound of a range."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,13 @@ def read_rows(stream: BinaryIO, compressed: bool, checked: bool = True) -> Itera
     that reached the database some other way; what has the wrong form is rejected all the same.
     """
     raw = cast(BinaryIO, GzipFile(fileobj=stream)) if compressed else stream
-    rows = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline=""))
+    rows = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline=""), strict=True)
+    line = 1
     try:
         header = tuple(next(rows, ()))
         parse = _PARSERS.get(header)
         if parse is None:
-            yield Reject(1, UNKNOWN_HEADER, ascii(",".join(header))[:200], ends_file=True)
+            yield Reject(line, UNKNOWN_HEADER, ascii(",".join(header))[:200], ends_file=True)
             return
         seen: dict[str, int] = {}
         line = rows.line_num + 1
@@ -96,8 +103,8 @@ def read_rows(stream: BinaryIO, compressed: bool, checked: bool = True) -> Itera
             line = rows.line_num + 1
     except (EOFError, BadGzipFile, zlib.error) as error:
         yield Reject(rows.line_num + 1, f"file is damaged from here on: {error}", "", ends_file=True)
-    except csv.Error as error:
-        yield Reject(rows.line_num, f"not a CSV file from here on: {error}", "", ends_file=True)
+    except csv.Error as error:  # a quote that is not closed, for one, which would swallow the rows after it
+        yield Reject(line, f"not a CSV file from here on: {error}", "", ends_file=True)
 
 
 def _row(
@@ -108,6 +115,8 @@ def _row(
         return Reject(line, "not UTF-8 text", ascii(record)[:200])
     if len(row) != width:
         return Reject(line, f"{len(row)} fields where {width} were expected", record[:200])
+    if max(map(len, row)) > MAX_FIELD:
+        return Reject(line, f"a field has more than {MAX_FIELD} characters", record[:200])
     try:
         return parse(row, seen, checked)
     except ValueError as error:
@@ -118,6 +127,8 @@ def _sale(row: list[str], seen: dict[str, int], checked: bool) -> Sale:
     invoice, stock_code = row[0].strip(), row[1].strip()
     if not invoice or not stock_code:
         raise ValueError("InvoiceNo or StockCode is empty")
+    if not INVOICE_NO.fullmatch(invoice):
+        raise ValueError(f"InvoiceNo has other characters than letters, digits, points and dashes: {invoice}")
     price = _decimal("UnitPrice", row[5])
     if checked and price < 0:
         raise ValueError(f"UnitPrice is negative: {row[5]}")
@@ -125,9 +136,7 @@ def _sale(row: list[str], seen: dict[str, int], checked: bool) -> Sale:
         raise ValueError(f"UnitPrice has more than 8 digits before or 4 after the point: {row[5]}")
     quantity = _integer("Quantity", row[3])
     ordered_at = _timestamp("InvoiceDate", row[4])
-    currency = row[8].strip().upper() if len(row) > len(SALES_HEADER) else "GBP"
-    if len(currency) != 3 or not currency.isascii() or not currency.isalpha():
-        raise ValueError(f"Currency is not a code of three letters: {row[8]}")
+    currency = _currency(row[8]) if len(row) > len(SALES_HEADER) else "GBP"
     seen[invoice] = seen.get(invoice, 0) + 1
     return Sale(
         invoice_no=invoice,
@@ -147,7 +156,16 @@ def _rate(row: list[str], _seen: dict[str, int], _checked: bool) -> Rate:
     rate = _decimal("Rate", row[2])
     if rate <= 0:
         raise ValueError(f"Rate is not positive: {row[2]}")
-    return Rate(row[0].strip().upper(), _timestamp("RateDate", row[1]).date(), rate)
+    if rate >= MAX_RATE or rate != round(rate, 6):
+        raise ValueError(f"Rate has more than 6 digits before or 6 after the point: {row[2]}")
+    return Rate(_currency(row[0]), _timestamp("RateDate", row[1]).date(), rate)
+
+
+def _currency(text: str) -> str:
+    currency = text.strip().upper()
+    if len(currency) != 3 or not currency.isascii() or not currency.isalpha():
+        raise ValueError(f"Currency is not a code of three letters: {text}")
+    return currency
 
 
 def _decimal(column: str, text: str) -> Decimal:
@@ -155,7 +173,8 @@ def _decimal(column: str, text: str) -> Decimal:
         value = Decimal(text.strip())
     except InvalidOperation:
         raise ValueError(f"{column} is not a number: {text}") from None
-    if not value.is_finite():
+    # Arithmetic overflows with exponents that a decimal itself may have.
+    if not value.is_finite() or abs(value.adjusted()) > 1000:
         raise ValueError(f"{column} is not a number: {text}")
     return value
 
@@ -171,9 +190,9 @@ def _timestamp(column: str, text: str) -> datetime:
     """Times without a zone are UTC."""
     try:
         time = datetime.fromisoformat(text.strip())
-    except ValueError:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise ValueError(f"{column} is not a date and time (YYYY-MM-DD HH:MM:SS): {text}") from None
-    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 _PARSERS: dict[tuple[str, ...], Parser] = {

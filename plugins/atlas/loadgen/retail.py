@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal
 
-Fault = Literal["none", "malformed_rows", "negative_price", "missing_customer", "future_order"]
+Fault = Literal["none", "malformed_rows", "bad_rows"]
 
 FIRST_DAY = date(2026, 1, 5)
 """A Monday; a fixed day, because the same seed must give the same bytes whenever it is used."""
@@ -62,7 +62,7 @@ class Retail:
 
     files: dict[str, bytes]
     bad_file: str | None
-    """The file that is to reach the source unchecked, if the fault is one a loader would have refused."""
+    """The file that is to reach the source unchecked and without its customers, if the fault asks for one."""
     lines: int
     orders: int
     net_sales: Decimal
@@ -101,9 +101,9 @@ def generate(seed: int, orders: int, days: int = 28, fault: Fault = "none") -> R
     rejected, bad_file = 0, None
     if fault == "malformed_rows":
         rejected = _malform(dice, files, f"retail-{seed}-{calendar[0]}.csv")
-    elif fault != "none":
+    elif fault == "bad_rows":
         bad_file = f"retail-{seed}-{fault}.csv"
-        files[bad_file] = _text(HEADER, [_bad_row(fault, seed, calendar[-1], number) for number in range(3)])
+        files[bad_file] = _text(HEADER, _bad_rows(seed, calendar[-1]))
     return Retail(files, bad_file, lines, orders, net_sales, rejected)
 
 
@@ -133,12 +133,18 @@ def _order(
         )  # fmt: skip
 
 
-def _bad_row(fault: Fault, seed: int, day: date, number: int) -> tuple[object, ...]:
-    price = Decimal("-4.25") if fault == "negative_price" else Decimal("4.25")
-    ordered = day + timedelta(days=365_000) if fault == "future_order" else day
-    customer = f"NOBODY-{number}" if fault == "missing_customer" else "12000"
-    invoice = f"BAD{seed:03d}{number:03d}"
-    return invoice, "20000", "RED LANTERN", 2, f"{ordered} 12:00:00", price, customer, "United Kingdom", "GBP"
+def _bad_rows(seed: int, day: date) -> list[tuple[object, ...]]:
+    """A negative price, a customer that nobody knows, an order from the far future."""
+
+    def row(number: int, ordered_on: date, price: str, customer: str) -> tuple[object, ...]:
+        ordered_at = f"{ordered_on} 12:00:00"
+        return f"BAD{seed:03d}{number}", "20000", "RED LANTERN", 2, ordered_at, price, customer, "United Kingdom", "GBP"
+
+    return [
+        row(1, day, "-4.25", ""),
+        row(2, day, "4.25", f"NOBODY-{seed}"),
+        row(3, day.replace(year=day.year + 1000), "4.25", ""),
+    ]
 
 
 def _malform(dice: random.Random, files: dict[str, bytes], name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +19,8 @@ ROOT = "s01_rds_sales_etl"
 WATERMARKS = f"{ROOT}/state/watermarks.json"
 FILES_PER_CALL = 20
 """A function call may take five minutes; a day of the UCI data takes about a second."""
+BEGINNING = "1970-01-01T00:00:00+00:00"
+"""The watermark of a table that was never published, as plan_extraction has it."""
 TABLES = ("orders", "order_items", "customers")
 DATA_SETS = ("customers", "daily_sales", "weekly_sales", "top_products", "customer_segments", "customer_months")
 
@@ -31,7 +34,7 @@ def find_load(lake: str, params: dict[str, Any]) -> list[str]:
         load = generate(params["seed"], params["orders"], fault=params["faults"])
         keys = put_files(s3, lake, f"{ROOT}/sources", load.files)
         # These rows are to arrive as if some application had written them to the database itself.
-        unchecked = {"checked": False, "forget_customers": params["faults"] == "missing_customer"}
+        unchecked = {"checked": False, "forget_customers": True}
         files = [
             {"key": key, **(unchecked if name == load.bad_file else {})}
             for name, key in zip(load.files, keys, strict=True)
@@ -85,11 +88,8 @@ def check_load(totals: dict[str, Any], tolerated_percent: str) -> None:
 
 def plan_request(lake: str, params: dict[str, Any]) -> str:
     """Return the payload of the planning function: since when, until when, in how many pieces."""
-    s3 = S3Hook()
-    if params["interval_start"]:
-        watermarks = dict.fromkeys(TABLES, params["interval_start"])
-    else:
-        watermarks = json.loads(s3.read_key(WATERMARKS, lake)) if s3.check_for_key(WATERMARKS, lake) else {}
+    start = params["interval_start"]
+    watermarks = dict.fromkeys(TABLES, start) if start else _watermarks(S3Hook(), lake)
     return json.dumps(
         {
             "watermarks": watermarks,
@@ -115,6 +115,8 @@ def extractions(plan: dict[str, Any]) -> list[dict[str, str]]:
 def publish(lake: str, plan: dict[str, Any]) -> dict[str, int]:
     """Promote what was staged, then move the watermarks: in this order, so that a crash repeats the interval.
 
+    Watermarks never move back, and not over a gap: an interval that begins after a watermark leaves it where it is.
+
     Returns:
         ``days`` rebuilt and ``objects`` published.
     """
@@ -123,6 +125,16 @@ def publish(lake: str, plan: dict[str, Any]) -> dict[str, int]:
     days = [json.loads(line)["order_date"] for key in days_keys for line in s3.read_key(key, lake).splitlines()]
     data_sets = [*(f"sales_lines/order_date={day}" for day in days), *DATA_SETS]
     objects = sum(promote(s3, lake, f"{ROOT}/staging/{name}", f"{ROOT}/published/{name}") for name in data_sets)
-    watermarks = {table: max(since, plan["end"]) for table, since in plan["watermarks"].items()}
+    watermarks, end = _watermarks(s3, lake), datetime.fromisoformat(plan["end"])
+    for table, since in plan["watermarks"].items():
+        known = datetime.fromisoformat(watermarks.get(table, BEGINNING))
+        if datetime.fromisoformat(since) <= known < end:
+            watermarks[table] = plan["end"]
     s3.load_string(json.dumps(watermarks), WATERMARKS, lake, replace=True)
     return {"days": len(days), "objects": objects}
+
+
+def _watermarks(s3: S3Hook, lake: str) -> dict[str, str]:
+    """Return up to when each table is published; nothing before the first publication."""
+    watermarks: dict[str, str] = json.loads(s3.read_key(WATERMARKS, lake)) if s3.check_for_key(WATERMARKS, lake) else {}
+    return watermarks
