@@ -1,0 +1,127 @@
+"""Measures what the README states: ``make bench`` prints one table and writes ``bench/bench.json``.
+
+- parse: milliseconds a DAG file takes once its provider modules are imported
+- glue: rows per second of s01's extraction and transformation, start-up included
+- gate: seconds of s01's quality gate, Great Expectations' import included
+- scenario: wall time of a run, from an empty account, without Airflow's servers
+- demo: wall time of ``make demo`` when all is installed and nothing is running
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from local import runner
+from local.launcher import embedded, layout
+
+RESULTS = layout.REPOSITORY / "bench" / "bench.json"
+S01_ORDERS = 20_000
+
+# The modules a DAG file imports are imported first; what is left is the file itself.
+PARSE = """
+import ast, importlib, runpy, sys, time
+path = sys.argv[1]
+for node in ast.parse(open(path).read()).body:
+    if isinstance(node, ast.ImportFrom) and node.module != "__future__":
+        importlib.import_module(node.module)
+times = []
+for _ in range(5):
+    start = time.perf_counter()
+    runpy.run_path(path)
+    times.append(time.perf_counter() - start)
+print(min(times) * 1000)
+"""
+
+
+def parse_times() -> dict[str, float]:
+    """Return milliseconds by DAG file."""
+    environment = {**os.environ, "PYTHONPATH": str(layout.REPOSITORY / "plugins")}
+    found = {}
+    for file in sorted((layout.REPOSITORY / "dags").glob("*.py")):
+        answer = subprocess.run(
+            [sys.executable, "-c", PARSE, file], env=environment, capture_output=True, text=True, check=True
+        )
+        found[file.stem] = round(float(answer.stdout.split()[-1]), 1)
+    return found
+
+
+def s01(scenarios: runner.Scenarios) -> dict[str, Any]:
+    """Run s01 as it comes and with a larger load."""
+    stem = "s01_rds_sales_etl"
+    start = time.perf_counter()
+    default = scenarios.run(stem)
+    wall = time.perf_counter() - start
+    large = scenarios.run(stem, orders=S01_ORDERS, seed=11)
+    rows = int(large.fact("Rows"))
+    for run in (default, large):
+        if run.state != "success":
+            raise RuntimeError(f"{stem} ended {run.state}: a benchmark of a failed run means nothing")
+    return {
+        "default_run_seconds": round(wall, 1),
+        "default_rows": int(default.fact("Rows")),
+        "gate_seconds": round(default.seconds["quality_gate"], 1),
+        "large_rows": rows,
+        "extract_rows_per_second": round(rows / large.seconds["extract"]),
+        "transform_rows_per_second": round(rows / large.seconds["transform"]),
+    }
+
+
+def demo() -> float:
+    """Return the seconds ``make demo`` takes now; leaves nothing running."""
+    start = time.perf_counter()
+    try:
+        subprocess.run(["make", "demo"], cwd=layout.REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+        return round(time.perf_counter() - start, 1)
+    finally:
+        subprocess.run(["make", "down"], cwd=layout.REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+
+
+def main() -> None:
+    """Measure everything, print the table, write the file."""
+    results: dict[str, Any] = {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "demo_seconds": demo(),
+    }
+    with tempfile.TemporaryDirectory(prefix="atlas-bench-") as scratch:
+        runner.configure(Path(scratch) / "airflow")
+        results["parse_milliseconds"] = parse_times()
+        running = embedded.start(Path(scratch) / "aws", embedded.free_port())
+        try:
+            results["s01_rds_sales_etl"] = s01(runner.Scenarios(_root(running.endpoint), running.endpoint))
+        finally:
+            running.stop()
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    for name, value in _flat(results):
+        print(f"{name:<60} {value:>14}")
+    print(f"written to {RESULTS.relative_to(layout.REPOSITORY)}")
+
+
+def _root(endpoint: str) -> Any:
+    """Return what makes clients that act as the account root."""
+    session = boto3.Session(*layout.ROOT_KEYS, region_name=layout.REGION)
+    return lambda service: session.client(service, endpoint_url=endpoint)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", str(value))]
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""The option that writes the snapshots of the graphs anew."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-snapshots", action="store_true", help="write tests/dags/snapshots from the DAGs as they are")
