@@ -57,22 +57,17 @@ from atlas.settings import Tag
 STEM = Path(__file__).stem
 INCLUDE = include_folder(__file__)
 STACK = settings.stack_name(STEM)
-FROM_PLATFORM = ("LakeBucket", "ArtifactBucket", "KeyArn", "Database", "PrivateSubnetA", "PrivateSubnetB", "ZoneA")
-FROM_PLATFORM += ("ClientGroup", "DatabaseGroup")
-WATCHED = ("deploy_platform", "deploy_stack", "load_source", "check_load", "plan_extraction", "extract", "transform")
-WATCHED += ("register_staging", "quality_gate", "publish", "register_published", "daily_trend", "segments")
-WATCHED += ("top_products", "remove_stack", "report", "notify")
+FROM_PLATFORM = (
+    *("LakeBucket", "ArtifactBucket", "KeyArn", "Database", "PrivateSubnetA", "PrivateSubnetB", "ZoneA"),
+    *("ClientGroup", "DatabaseGroup"),
+)
 MAY_BE_SKIPPED = (
-    "load_source",
-    "extract",
-    "transform",
-    "register_staging",
-    "quality_gate",
-    "publish",
-    "register_published",
+    *("load_source", "extract", "transform", "register_staging", "quality_gate", "publish", "register_published"),
     "remove_stack",
 )
 """Skipped when no load is asked for, when nothing in the source has changed, or when the stack is kept."""
+WORK = ("deploy_platform", "deploy_stack", "check_load", "plan_extraction", "daily_trend", "segments", "top_products")
+WATCHED = (*WORK, *MAY_BE_SKIPPED)
 
 PARAMS = {
     "orders": Param(
@@ -213,7 +208,7 @@ with DAG(
         task_id="report",
         title="Sales from RDS to the lake",
         output_prefix=run_prefix,
-        watched=WATCHED[: WATCHED.index("report")],
+        watched=WATCHED,
         optional=MAY_BE_SKIPPED,
         interval="{{ (ti.xcom_pull('plan') or {}).get('interval', 'not planned') }}",
         facts={
@@ -253,7 +248,7 @@ with DAG(
         message="{{ (ti.xcom_pull('report') or {}).get('message', 'See the log of task report, run ' ~ run_id) }}",
         trigger_rule=TriggerRule.ALL_DONE,
     )
-    verdict = VerdictOperator(task_id="verdict", watched=WATCHED, optional=MAY_BE_SKIPPED)
+    verdict = VerdictOperator(task_id="verdict", watched=(*WATCHED, "report", "notify"), optional=MAY_BE_SKIPPED)
     chain(
         # SETUP
         deploy_platform,

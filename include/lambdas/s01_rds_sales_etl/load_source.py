@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import boto3
 import pg8000.native
@@ -116,7 +116,7 @@ def _load(
 ) -> dict[str, Any]:
     file = Path(key).name
     body = _s3.get_object(Bucket=bucket, Key=key)["Body"]
-    rows = read_rows(io.BufferedReader(body), key.endswith(".gz"), checked)  # type: ignore[arg-type]
+    rows = read_rows(cast(BinaryIO, io.BufferedReader(body)), key.endswith(".gz"), checked)
     rejects: list[Reject] = []
     connection.run("BEGIN")
     connection.run(STAGING)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb  # type: ignore[import-not-found]  # in the embedded AWS's environment only
+import duckdb
 from sqlglot import exp
 
 from local.aws import emulator

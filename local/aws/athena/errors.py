@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import duckdb  # type: ignore[import-not-found]  # in the embedded AWS's environment only
+import duckdb
 from botocore.exceptions import ClientError
 
 # https://docs.aws.amazon.com/athena/latest/ug/error-reference.html

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
-from fsspec import AbstractFileSystem  # type: ignore[import-untyped]  # the library has no types
+from fsspec import AbstractFileSystem
 
 from local.aws.athena.errors import aws_errors
 
