@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import subprocess
-import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from local.launcher import layout
+import psutil
 
+from local.launcher import layout, processes
+
+NAME = "embedded-aws"
+"""The daemon's name."""
 START_SECONDS = 60.0
-STOP_SECONDS = 20.0
-
-
-class StartError(RuntimeError):
-    """A service did not start; the message says why and where its log is."""
 
 
 def free_port() -> int:
@@ -30,17 +24,12 @@ def free_port() -> int:
         return port
 
 
-def port_taken(port: int) -> bool:
-    """Return whether something listens on ``port`` on loopback."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @dataclass(frozen=True)
 class EmbeddedAws:
-    """A running embedded AWS."""
+    """A running embedded AWS; ``started`` is its process's creation time in seconds since 1970."""
 
     process: subprocess.Popen[bytes]
+    started: float
     port: int
     state: Path
     log: Path
@@ -48,62 +37,56 @@ class EmbeddedAws:
     @property
     def endpoint(self) -> str:
         """Return the address every AWS service is reached at."""
-        return f"http://127.0.0.1:{self.port}"
+        return endpoint(self.port)
 
     def stop(self) -> None:
         """End the embedded AWS and everything it started."""
-        stop(self.process)
+        processes.end_session(self.process.pid, self.started)
+        self.process.wait()
 
 
-def start(state: Path, port: int, python: Path = layout.AWS_VENV / "bin" / "python") -> EmbeddedAws:
+def endpoint(port: int) -> str:
+    """Return the address of an embedded AWS that listens on ``port``."""
+    return f"http://127.0.0.1:{port}"
+
+
+def start(state: Path, port: int, *, daemon: bool = False) -> EmbeddedAws:
     """Start the embedded AWS on ``port`` with its files in ``state`` and wait until it answers.
 
+    A ``daemon`` is remembered from its first moment, for a later command to stop it.
+
     Raises:
-        StartError: the port is taken, the process ended, or it did not answer within ``START_SECONDS``.
+        LauncherError: the port is taken, the process ended, or it did not answer within ``START_SECONDS``.
     """
-    if port_taken(port):
-        raise StartError(f"Port {port} is in use. Stop what listens there or choose another port: ATLAS_AWS_PORT.")
+    processes.check_free(port, "ATLAS_AWS_PORT")
     state.mkdir(parents=True, exist_ok=True)
     log = state / "embedded-aws.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [python, "-m", "local.aws.server", "--port", str(port), "--state", state, "--region", layout.REGION],
-            cwd=layout.REPOSITORY,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    embedded = EmbeddedAws(process, port, state, log)
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise StartError(f"The embedded AWS ended with code {process.returncode}; see {log}.")
-        if _answers(f"{embedded.endpoint}/_ministack/health"):
-            return embedded
-        time.sleep(0.1)
-    embedded.stop()
-    raise StartError(f"The embedded AWS did not answer within {START_SECONDS:.0f} s; see {log}.")
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process started in a session of its own, politely first, then its whole process group."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
+    process = processes.spawn(
+        [
+            layout.python(layout.AWS_VENV),
+            "-m",
+            "local.aws.server",
+            "--port",
+            str(port),
+            "--state",
+            state,
+            "--region",
+            layout.REGION,
+        ],
+        log,
+        processes.environment(),
+    )
+    if daemon:
+        processes.remember(NAME, process, port)
+    embedded = EmbeddedAws(process, psutil.Process(process.pid).create_time(), port, state, log)
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait()
+        processes.wait_until(lambda: answers(port), {log: process}, START_SECONDS)
+    except BaseException:
+        embedded.stop()
+        raise
+    return embedded
 
 
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=2) as response:  # noqa: S310 - loopback http only
-            return bool(response.status == 200)
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
+def answers(port: int) -> bool:
+    """Return whether an embedded AWS answers on ``port``."""
+    return processes.fetch(f"{endpoint(port)}/_ministack/health") is not None

@@ -8,9 +8,18 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 HOME = REPOSITORY / ".atlas"
 AIRFLOW_VENV = HOME / "venv" / "airflow"
 AWS_VENV = HOME / "venv" / "aws"
+UV_VENV = HOME / "venv" / "uv"
+JARS = HOME / "jars"
 RUN = HOME / "run"
 """Logs, process ids and state of the running services; ``make reset`` removes it."""
 
+ENVIRONMENT = "dev"
+"""Name of the environment the laptop plays; part of every resource name."""
 REGION = "us-east-1"
 ROOT_KEYS = ("test", "test")
 """The embedded AWS's account root: access key id and secret. It exists on loopback only."""
+
+
+def python(environment: Path) -> Path:
+    """Return the interpreter of a virtual environment."""
+    return environment / "bin" / "python"

@@ -6,4 +6,4 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-snapshots", action="store_true", help="write tests/dags/snapshots from the DAGs as they are")
+    parser.addoption("--update-snapshots", action="store_true", help="write the DAGs' graphs as they are now")

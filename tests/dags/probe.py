@@ -1,8 +1,8 @@
 """Parses DAG files as a scheduler would, each in a process of its own, and says what that takes.
 
-``python probe.py <answer> <DAG file>...`` writes to ``<answer>``, by file, as JSON: ``heavy`` (slow packages it imported),
-``connections`` (addresses it called), ``lookups`` (variables and connections it asked for) and ``seconds`` of CPU time it
-and the modules of Atlas take once everything else they import is there, the best of three.
+``python probe.py <answer> <DAG file>...`` writes to ``<answer>``, by file, as JSON: ``heavy`` (slow packages it
+imported), ``connections`` (addresses it called), ``lookups`` (variables and connections it asked for) and ``seconds``
+of CPU time it and the modules of Atlas take once everything else they import is there, the best of three.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def probe(file: str) -> dict[str, Any]:
     for name in ("connect", "connect_ex"):
         setattr(socket.socket, name, connect)
     for holder in (Variable, StoredVariable, Connection):
-        holder.get = staticmethod(look_up)  # type: ignore[method-assign,assignment,union-attr]
+        holder.get = staticmethod(look_up)  # type: ignore[method-assign]
     seconds = [_parse(file) for _ in range(ROUNDS)]
     return {
         "heavy": [name for name in HEAVY if name in sys.modules],

@@ -1,7 +1,8 @@
 """Runs the transform of s01 over small inline tables; needs Spark, so it runs in the environment of the embedded AWS.
 
 Standard input: by case, a list of intervals; each gives by source table a list of rows (column to text or null).
-Standard output: by case and interval, what is staged, by data set a list of rows as JSON objects.
+Standard output: by case and interval, what is staged, by data set a list of rows as JSON objects
+(amounts, days and times as text).
 Intervals of a case follow one another: what is staged in one is published before the next, without Spark's help.
 """
 
@@ -15,7 +16,6 @@ from types import ModuleType
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as f
 
 SCRIPT = Path(__file__).resolve().parents[2] / "include" / "glue_scripts" / "s01_rds_sales_etl_transform.py"
 COLUMNS = {
@@ -44,46 +44,47 @@ COLUMNS = {
 """What Spark's JDBC source makes of the sales source's columns."""
 
 
-def table(spark: SparkSession, columns: dict[str, str], rows: list[dict[str, str | None]]) -> DataFrame:
-    """Return ``rows`` with the types of ``columns``."""
-    texts = spark.createDataFrame(
-        [tuple(row[name] for name in columns) for row in rows], ", ".join(f"{name} string" for name in columns)
+def table(spark: SparkSession, columns: dict[str, str], rows: list[dict[str, Any]]) -> DataFrame:
+    """Return ``rows`` with the types of ``columns``, as literals: anything else costs a Spark job per use."""
+    values = [f"({', '.join(literal(row[name]) for name in columns)})" for row in rows]
+    casts = ", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind in columns.items())
+    nothing = f"({', '.join('NULL' for _ in columns)})"
+    return spark.sql(
+        f"SELECT {casts} FROM VALUES {', '.join(values or [nothing])} AS t({', '.join(columns)}) "
+        f"WHERE {'true' if rows else 'false'}"
     )
-    return texts.select(*(f.col(name).cast(kind) for name, kind in columns.items()))
 
 
-def staged(frames: dict[str, DataFrame]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of all ``frames`` as Spark writes them as JSON, collected at once; numbers stay texts."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in frames}
-    parts = [
-        frame.select(f.lit(name).alias("name"), f.to_json(f.struct("*"), {"ignoreNullFields": "false"}).alias("row"))
-        for name, frame in frames.items()
-    ]
-    everything = parts[0]
-    for part in parts[1:]:
-        everything = everything.unionAll(part)
-    for name, row in everything.collect():
-        found[name].append(json.loads(row, parse_float=str))
-    return found
+def literal(value: Any) -> str:
+    """Return ``value`` as an SQL literal, to be cast."""
+    return "NULL" if value is None else "'" + str(value).replace("'", "\\'") + "'"
 
 
 def run(spark: SparkSession, transform: ModuleType, intervals: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Stage and publish ``intervals`` one after the other."""
-    lines = spark.createDataFrame([], transform.LINES).collect()
-    customers = spark.createDataFrame([], transform.CUSTOMERS).collect()
-    answers = []
+    columns = {
+        **COLUMNS,
+        "published_lines": kinds(spark, transform.LINES),
+        "published_customers": kinds(spark, transform.CUSTOMERS),
+    }
+    answers: list[dict[str, Any]] = []
+    published: dict[str, list[dict[str, Any]]] = {"published_lines": [], "published_customers": []}
     for interval in intervals:
-        for name, columns in COLUMNS.items():
-            table(spark, columns, interval[name]).createOrReplaceTempView(name)
-        spark.createDataFrame(lines, transform.LINES).createOrReplaceTempView("published_lines")
-        spark.createDataFrame(customers, transform.CUSTOMERS).createOrReplaceTempView("published_customers")
+        for name, rows in {**interval, **published}.items():
+            table(spark, columns[name], rows).createOrReplaceTempView(name)
         frames = transform.stage(spark, "GBP")
-        answers.append(staged(frames))
-        days = {row["order_date"] for row in frames["rebuilt_days"].collect()}
-        lines = [row for row in lines if row["order_date"] not in days] + frames["sales_lines"].collect()
-        customers = frames["customers"].collect()
+        answer = {name: [row.asDict() for row in frame.collect()] for name, frame in frames.items()}
+        answers.append(answer)
+        days = {row["order_date"] for row in answer["rebuilt_days"]}
+        kept = [row for row in published["published_lines"] if row["order_date"] not in days]
+        published = {"published_lines": kept + answer["sales_lines"], "published_customers": answer["customers"]}
         spark.catalog.clearCache()
     return answers
+
+
+def kinds(spark: SparkSession, schema: str) -> dict[str, str]:
+    """Return the types of a schema by column."""
+    return {field.name: field.dataType.simpleString() for field in spark.createDataFrame([], schema).schema}
 
 
 def main() -> None:
@@ -97,7 +98,7 @@ def main() -> None:
     spark = SparkSession.builder.getOrCreate()
     answers = {name: run(spark, transform, intervals) for name, intervals in cases.items()}
     spark.stop()
-    print(json.dumps(answers))  # noqa: T201 - the answer
+    print(json.dumps(answers, default=str))  # noqa: T201 - the answer
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+# Everything is installed and runs below .atlas; nothing else of the machine is touched.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+VENV := .atlas/venv/airflow/bin
+ATLAS := $(VENV)/python -m local.launcher
+export DAG CONF
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up demo run status logs down reset test test-full bench lint snapshots lock
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## install everything into .atlas (Python 3.11 or 3.12; no Docker, no account)
+	@$(or $(PYTHON),python3) -m local.launcher setup
+
+up: setup  ## start the embedded AWS and Airflow (ports: ATLAS_AWS_PORT=4566 ATLAS_UI_PORT=8080)
+	@$(ATLAS) up
+
+demo: up  ## set up, start, run the finished scenarios, show their results
+	@$(ATLAS) demo
+
+run: up  ## run a scenario: make run DAG=s01_rds_sales_etl [CONF='{"source_uri": "./my-data"}']
+	@$(ATLAS) run
+
+status logs down reset: | $(VENV)/python
+	@$(ATLAS) $@
+
+status:  ## what runs, where, since when
+logs:  ## the end of all logs, and what comes
+down:  ## stop everything that was started
+reset:  ## stop everything and forget every run
+
+test: setup  ## all tests
+	@$(VENV)/python -m pytest
+
+test-full: setup  ## all tests with large loads
+	@ATLAS_TEST_SIZE=full $(VENV)/python -m pytest
+
+bench: setup  ## measure the scenarios
+	@$(VENV)/python -m local.bench
+
+lint: setup  ## ruff, mypy, cfn-lint
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(VENV)/mypy .
+	@for functions in include/lambdas/*/; do \
+	  (cd $$functions && $(CURDIR)/$(VENV)/mypy --config-file $(CURDIR)/pyproject.toml .) || exit 1; done
+	@$(VENV)/cfn-lint include/templates/*.yaml deploy/*.yaml
+
+snapshots: setup  ## record the DAGs' graphs for review
+	@$(VENV)/python -m pytest tests/dags --update-snapshots
+
+lock:  ## compile the lock files anew from *.in
+	@$(or $(PYTHON),python3) -m local.launcher lock
+
+$(VENV)/python:
+	@echo "atlas: Atlas is not set up here: make setup" >&2; exit 1

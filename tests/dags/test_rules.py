@@ -1,0 +1,287 @@
+"""The rules for DAGs find what they are there to find: each in a DAG that breaks it and nothing else."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.amazon.aws.operators.glue import GlueJobOperator
+from airflow.providers.amazon.aws.operators.sns import SnsPublishOperator
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, Param, TriggerRule
+
+from atlas import settings
+from atlas.operators.cloudformation import DeployStackOperator, RemoveStackOperator
+from atlas.operators.report import RunReportOperator
+from atlas.operators.verdict import VerdictOperator
+from atlas.settings import Tag
+from tests.dags import rules
+
+WATCHED = ["deploy_stack", "load", "remove_stack"]
+DOCUMENTATION = """# s00: an example
+
+*Does it work?*
+
+    files -> lake
+
+""" + "\n\n".join(f"**{section}.** Text." for section in rules.SECTIONS)
+
+
+def sound_dag(**changes: Any) -> DAG:
+    """Return a DAG that keeps every rule, but for ``changes`` to its arguments."""
+    arguments: dict[str, Any] = {
+        "schedule": None,
+        "max_active_runs": 1,
+        "default_args": settings.DEFAULT_ARGS,
+        "doc_md": DOCUMENTATION,
+        "params": {"rows": Param(1, type="integer", minimum=0, title="Rows")},
+        "tags": [Tag.BATCH, Tag.GLUE, Tag.SNS],
+    }
+    with DAG("s00_example", **arguments | changes) as dag:
+        deploy = DeployStackOperator(task_id="deploy_stack", template="s00.yaml", stack_name="s00")
+        load = GlueJobOperator(task_id="load", job_name="load")
+        remove = RemoveStackOperator(task_id="remove_stack", stack_name="s00")
+        report = RunReportOperator(task_id="report", title="Example", output_prefix="s3://lake/runs", watched=WATCHED)
+        notify = SnsPublishOperator(
+            task_id="notify", target_arn="topic", message="done", trigger_rule=TriggerRule.ALL_DONE
+        )
+        verdict = VerdictOperator(task_id="verdict", watched=[*WATCHED, "report", "notify"])
+        removal = remove.as_teardown(setups=deploy, on_failure_fail_dagrun=True)
+        deploy >> load >> removal >> report >> notify >> verdict
+    return dag
+
+
+def change(task_id: str, **attributes: Any) -> Callable[[DAG], None]:
+    """Return what gives a task other attributes."""
+
+    def apply(dag: DAG) -> None:
+        for name, value in attributes.items():
+            setattr(dag.get_task(task_id), name, value)
+
+    return apply
+
+
+def add(task_id: str, before: str | None = None, trigger_rule: str | None = None) -> Callable[[DAG], None]:
+    """Return what adds a task before another, which gets ``trigger_rule``."""
+
+    def apply(dag: DAG) -> None:
+        task = EmptyOperator(task_id=task_id, dag=dag, execution_timeout=settings.DEFAULT_ARGS["execution_timeout"])
+        if before:
+            follower = dag.get_task(before)
+            task >> follower
+            if trigger_rule:
+                follower.trigger_rule = TriggerRule(trigger_rule)
+
+    return apply
+
+
+def cut(before: str, after: str) -> Callable[[DAG], None]:
+    """Return what removes the edge between two tasks."""
+
+    def apply(dag: DAG) -> None:
+        dag.get_task(before).downstream_task_ids.discard(after)
+        dag.get_task(after).upstream_task_ids.discard(before)
+
+    return apply
+
+
+def nothing(dag: DAG) -> None:
+    """Leave the DAG as it is."""
+
+
+@pytest.mark.parametrize("rule", rules.DAG_RULES, ids=lambda rule: rule.__name__)
+def test_a_sound_dag_keeps_the_rule(rule: Callable[[DAG], Iterator[str]]) -> None:
+    assert list(rule(sound_dag())) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "edit", "named"),
+    [
+        pytest.param(rules.starts_only_when_asked, {"schedule": "@daily"}, nothing, "schedule", id="scheduled"),
+        pytest.param(rules.starts_only_when_asked, {"max_active_runs": 2}, nothing, "max_active_runs", id="parallel"),
+        pytest.param(
+            rules.tasks_have_owner_and_limits,
+            {"default_args": settings.DEFAULT_ARGS | {"retries": 0}},
+            nothing,
+            "no retries",
+            id="no retries",
+        ),
+        pytest.param(
+            rules.tasks_have_owner_and_limits, {}, change("load", execution_timeout=None), "load", id="no timeout"
+        ),
+        pytest.param(rules.tasks_have_owner_and_limits, {}, change("load", owner="airflow"), "load", id="no owner"),
+        pytest.param(rules.tags_are_known, {"tags": [Tag.BATCH, "misc"]}, nothing, "misc", id="unknown tag"),
+        pytest.param(rules.tags_are_known, {"tags": [Tag.SNS]}, nothing, "0 kinds", id="no kind"),
+        pytest.param(rules.documentation_answers, {"doc_md": None}, nothing, "no title", id="no documentation"),
+        pytest.param(
+            rules.documentation_answers,
+            {"doc_md": DOCUMENTATION.replace("*Does it work?*", "It works.")},
+            nothing,
+            "no question",
+            id="no question",
+        ),
+        pytest.param(
+            rules.documentation_answers,
+            {"doc_md": DOCUMENTATION.replace("    files ->", "files ->")},
+            nothing,
+            "no flow",
+            id="no flow",
+        ),
+        pytest.param(
+            rules.documentation_answers,
+            {"doc_md": DOCUMENTATION.replace("**Cost.**", "Cost.")},
+            nothing,
+            "Cost",
+            id="no cost",
+        ),
+        pytest.param(
+            rules.params_explain_themselves, {"params": {"rows": Param(1, minimum=0)}}, nothing, "title", id="no title"
+        ),
+        pytest.param(
+            rules.params_explain_themselves, {"params": {"rows": Param(1, title="Rows")}}, nothing, "bounds", id="bare"
+        ),
+        pytest.param(
+            rules.params_explain_themselves,
+            {"params": {"rows": Param(type="integer", minimum=0, title="Rows")}},
+            nothing,
+            "default",
+            id="no default",
+        ),
+        pytest.param(rules.stacks_are_removed, {}, change("deploy_stack", is_setup=False), "no setup", id="no setup"),
+        pytest.param(
+            rules.stacks_are_removed, {}, change("remove_stack", is_teardown=False), "no teardown", id="no teardown"
+        ),
+        pytest.param(
+            rules.stacks_are_removed, {}, change("remove_stack", stack_name="s99"), "no teardown", id="other stack"
+        ),
+        pytest.param(
+            rules.stacks_are_removed,
+            {},
+            change("remove_stack", on_failure_fail_dagrun=False),
+            "unseen",
+            id="teardown may fail",
+        ),
+        pytest.param(
+            rules.stacks_are_removed,
+            {},
+            change("deploy_stack", stack_name=settings.PLATFORM_STACK),
+            "no stack of its own",
+            id="platform only",
+        ),
+        pytest.param(
+            rules.ends_with_report_notice_verdict,
+            {},
+            change("report", trigger_rule=TriggerRule.ALL_SUCCESS),
+            "report has trigger rule all_success",
+            id="report may be missing",
+        ),
+        pytest.param(rules.ends_with_report_notice_verdict, {}, add("late"), "late", id="second end"),
+        pytest.param(
+            rules.ends_with_report_notice_verdict, {}, cut("report", "notify"), "follow each other", id="not in line"
+        ),
+        pytest.param(rules.ends_with_report_notice_verdict, {}, add("late", "notify"), "late", id="after the report"),
+        pytest.param(
+            rules.ends_with_report_notice_verdict, {}, lambda dag: dag.task_dict.pop("notify"), "notify", id="no notice"
+        ),
+        pytest.param(
+            rules.no_failure_goes_unseen, {}, add("aside", "remove_stack"), "aside can fail", id="before a teardown"
+        ),
+        pytest.param(
+            rules.no_failure_goes_unseen, {}, add("aside", "load", "all_done"), "aside can fail", id="passed over"
+        ),
+        pytest.param(rules.no_failure_goes_unseen, {}, add("aside", "report"), "aside can fail", id="before report"),
+        pytest.param(
+            rules.no_failure_goes_unseen,
+            {},
+            change("verdict", watched=[*WATCHED, "report", "notify", "ghost"]),
+            "ghost",
+            id="no such task",
+        ),
+        pytest.param(
+            rules.no_failure_goes_unseen, {}, change("verdict", watched=WATCHED), "report is not", id="report unwatched"
+        ),
+        pytest.param(
+            rules.no_failure_goes_unseen, {}, change("report", watched=["load"]), "different tasks", id="report differs"
+        ),
+        pytest.param(
+            rules.no_failure_goes_unseen, {}, change("verdict", optional=["ghost"]), "ghost", id="optional unwatched"
+        ),
+        pytest.param(
+            rules.uses_the_providers_operators,
+            {"tags": [Tag.BATCH, Tag.SNS]},
+            nothing,
+            "without the tag glue",
+            id="tag missing",
+        ),
+        pytest.param(
+            rules.uses_the_providers_operators,
+            {"tags": [Tag.BATCH, Tag.GLUE, Tag.SNS, Tag.ATHENA]},
+            nothing,
+            "athena operator",
+            id="operator missing",
+        ),
+    ],
+)
+def test_the_rule_names_what_is_wrong(
+    rule: Callable[[DAG], Iterator[str]], changes: dict[str, Any], edit: Callable[[DAG], object], named: str
+) -> None:
+    dag = sound_dag(**changes)
+    edit(dag)
+    assert named in "\n".join(rule(dag))
+
+
+@pytest.mark.parametrize("trigger_rule", ["all_success", "none_failed", "none_failed_min_one_success"])
+def test_a_failure_is_seen_through_tasks_that_pass_it_on(trigger_rule: str) -> None:
+    dag = sound_dag()
+    add("aside", "load", trigger_rule)(dag)
+    assert list(rules.no_failure_goes_unseen(dag)) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        pytest.param("DAG(tags=[Tag.GLUE, Tag.BATCH])", "Tag.GLUE", id="service first"),
+        pytest.param("DAG(tags=['batch'])", "'batch'", id="text"),
+        pytest.param("DAG()", "nothing", id="none"),
+    ],
+)
+def test_another_first_tag_is_found(source: str, named: str) -> None:
+    assert named in "\n".join(rules.names_its_kind_first(ast.parse(source)))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param("import boto3", id="import"),
+        pytest.param("def f():\n    from botocore.config import Config", id="import inside a function"),
+        pytest.param("S3Hook().get_conn().put_object()", id="client of a hook"),
+        pytest.param("AthenaHook().conn.list_work_groups()", id="client as property"),
+    ],
+)
+def test_direct_use_of_boto3_is_found(source: str) -> None:
+    assert list(rules.leaves_boto3_to_operators_and_hooks(ast.parse(source)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        pytest.param("a >> b >> a", "Cycle", id="cycle"),
+        pytest.param("a >> c", "NameError", id="import error"),
+    ],
+)
+def test_airflow_refuses_the_file(tmp_path: Path, lines: str, named: str) -> None:
+    file = tmp_path / "s00_broken.py"
+    file.write_text(
+        "from airflow.sdk import DAG\n"
+        "from airflow.providers.standard.operators.empty import EmptyOperator\n"
+        "with DAG('s00_broken', schedule=None):\n"
+        "    a, b = EmptyOperator(task_id='a'), EmptyOperator(task_id='b')\n"
+        f"    {lines}\n"
+    )
+    bag = DagBag(file)
+    assert named in "\n".join(bag.import_errors.values())
+    assert not bag.dags
