@@ -2,6 +2,8 @@
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 VENV := .atlas/venv/airflow/bin
 ATLAS := $(VENV)/python -m local.launcher
+# A test file is one worker's: its tests share what they start and may follow on each other.
+WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 export DAG CONF
 
 .DEFAULT_GOAL := help
@@ -30,11 +32,11 @@ logs:  ## the end of all logs, and what comes
 down:  ## stop everything that was started
 reset:  ## stop everything and forget every run
 
-test: setup  ## all tests
-	@$(VENV)/python -m pytest
+test: setup  ## all tests, on two workers
+	@$(VENV)/python -m pytest $(WORKERS)
 
 test-full: setup  ## all tests with large loads
-	@ATLAS_TEST_SIZE=full $(VENV)/python -m pytest
+	@ATLAS_TEST_SIZE=full $(VENV)/python -m pytest $(WORKERS)
 
 bench: setup  ## measure the scenarios
 	@$(VENV)/python -m local.bench

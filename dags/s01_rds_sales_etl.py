@@ -62,8 +62,8 @@ FROM_PLATFORM = (
     *("ClientGroup", "DatabaseGroup"),
 )
 MAY_BE_SKIPPED = (
-    *("load_source", "extract", "transform", "register_staging", "quality_gate", "publish", "register_published"),
-    "remove_stack",
+    *("load_source", "extract", "transform", "register_staging", "find_published", "quality_gate", "publish"),
+    *("register_published", "remove_stack"),
 )
 """Skipped when no load is asked for, when nothing in the source has changed, or when the stack is kept."""
 WORK = ("deploy_platform", "deploy_stack", "check_load", "plan_extraction", "daily_trend", "segments", "top_products")
@@ -177,6 +177,8 @@ with DAG(
     )
     athena = {"database": platform["Database"], "workgroup": platform["WorkGroup"], "sleep_time": settings.POLL_SECONDS}
     register_staging = AthenaOperator(task_id="register_staging", query=f"{STEM}/register_staging.sql", **athena)
+    # A stack that was removed and made again has tables that do not know of the data published before.
+    find_published = AthenaOperator(task_id="find_published", query=f"{STEM}/register_published.sql", **athena)
     run_prefix = f"s3://{{{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}}}/{STEM}/runs/{{{{ run_id }}}}"
     quality_gate = QualityGateOperator(
         task_id="quality_gate",
@@ -210,7 +212,7 @@ with DAG(
         output_prefix=run_prefix,
         watched=WATCHED,
         optional=MAY_BE_SKIPPED,
-        interval="{{ (ti.xcom_pull('plan') or {}).get('interval', 'not planned') }}",
+        interval="{% set plan = ti.xcom_pull('plan') %}{{ plan.start ~ ' to ' ~ plan.end if plan else 'not planned' }}",
         facts={
             "Rows": "{{ ti.xcom_pull('load_totals')['rows'] }}",
             "Rows refused": "{{ ti.xcom_pull('load_totals')['rejected'] }}",
@@ -262,7 +264,7 @@ with DAG(
         extractions,
         extract,
         transform,
-        register_staging,
+        [register_staging, find_published],
         quality_gate,
         publish,
         register_published,

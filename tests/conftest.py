@@ -54,3 +54,8 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
         yield Aws(running)
     finally:
         running.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the scenarios, which take longest: on two workers all else runs beside them."""
+    items.sort(key=lambda item: "scenarios" not in item.path.parts)

@@ -284,9 +284,7 @@ def _dispatcher(service: str, original: Any) -> Any:
     router = module("core.router")
     evaluator = module("core.iam_evaluator")
 
-    async def handle(
-        method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, Any]
-    ) -> Response:
+    async def handle(method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, Any]) -> Response:
         name = headers.get("x-amz-target", "").rpartition(".")[2]
         function = _actions.get((service, name))
         if function is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -10,8 +11,8 @@ AIRFLOW_VENV = HOME / "venv" / "airflow"
 AWS_VENV = HOME / "venv" / "aws"
 UV_VENV = HOME / "venv" / "uv"
 JARS = HOME / "jars"
-RUN = HOME / "run"
-"""Logs, process ids and state of the running services; ``make reset`` removes it."""
+RUN = Path(os.environ.get("ATLAS_RUN", HOME / "run")).absolute()
+"""Logs, process ids and state of the running services; ``make reset`` removes it. Another place is another laptop."""
 
 ENVIRONMENT = "dev"
 """Name of the environment the laptop plays; part of every resource name."""

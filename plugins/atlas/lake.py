@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-DELETE_BATCH = 1000
-
 
 def promote(s3: S3Hook, bucket: str, staging: str, published: str) -> int:
     """Make the objects below ``published/`` those below ``staging/``; returns how many there are.
@@ -19,9 +17,7 @@ def promote(s3: S3Hook, bucket: str, staging: str, published: str) -> int:
     after = [f"{published}/part-{number:05d}.parquet" for number in range(len(staged))]
     for source, target in zip(staged, after, strict=True):
         s3.copy_object(source, target, bucket, bucket)
-    leftovers = sorted(set(before) - set(after))
-    for start in range(0, len(leftovers), DELETE_BATCH):
-        s3.delete_objects(bucket, leftovers[start : start + DELETE_BATCH])
+    s3.delete_objects(bucket, sorted(set(before) - set(after)))
     return len(after)
 
 

@@ -54,7 +54,7 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
             to run an interval again; by default as late as is safe), ``rows_per_range`` and ``max_ranges``.
 
     Returns:
-        ``watermarks`` (lower bounds used), ``end``, ``interval`` (its name), ``changed`` (rows by table) and
+        ``watermarks`` (lower bounds used), ``start`` (the lowest), ``end``, ``interval`` (its name), ``changed`` (rows by table) and
         ``ranges``: a list of ``{"after": invoice or null, "up_to": invoice or null}``, empty when nothing changed.
 
     Raises:
@@ -78,6 +78,7 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
         connection.close()
     return {
         "watermarks": watermarks,
+        "start": min(watermarks.values()),
         "end": end.isoformat(),
         "interval": f"{_compact(min(watermarks.values()))}_{_compact(end.isoformat())}",
         "changed": {"orders": orders, "order_items": items, "customers": customers},

@@ -1,0 +1,75 @@
+"""The commands a user types, with Airflow's real scheduler, triggerer and REST API."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from local.launcher import layout
+from local.launcher.embedded import free_port
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place for a second Atlas beside any that runs."""
+    return tmp_path_factory.mktemp("laptop")
+
+
+@pytest.fixture(scope="module")
+def command(laptop: Path) -> Iterator[Command]:
+    """``python -m local.launcher <name>`` on free ports; whatever happens, it ends with ``down``."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
+        "ATLAS_RUN": str(laptop),
+        "ATLAS_AWS_PORT": str(free_port()),
+        "ATLAS_UI_PORT": str(free_port()),
+    }
+
+    def call(name: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "local.launcher", name],
+            cwd=layout.REPOSITORY,
+            env=environment | variables,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    try:
+        yield call
+    finally:
+        call("down")
+
+
+def test_up_run_and_down(laptop: Path, command: Command) -> None:
+    """A good run ends well and its page is on disk; a bad one ends with an error; nothing is left."""
+    up = command("up")
+    assert up.returncode == 0, up.stdout + up.stderr
+    good = command("run", DAG="s01_rds_sales_etl", CONF=json.dumps({"orders": 100}))
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert "success after" in good.stdout
+    (page,) = (laptop / "reports" / "s01_rds_sales_etl").glob("*.html")
+    assert "Sales from RDS to the lake" in page.read_text()
+    unknown = command("run", DAG="s99_nothing")
+    assert (unknown.returncode, unknown.stderr) == (
+        1,
+        "atlas: There is no dags/s99_nothing.py: name a scenario by its stem.\n",
+    )
+    down = command("down")
+    assert down.returncode == 0, down.stdout + down.stderr
+    left = [process for process in psutil.process_iter(["environ"]) if _belongs(process, laptop)]
+    assert left == []
+
+
+def _belongs(process: psutil.Process, laptop: Path) -> bool:
+    environment = process.info["environ"] or {}
+    return process.pid != os.getpid() and environment.get("ATLAS_RUN") == str(laptop)
