@@ -1,7 +1,5 @@
 """Athena: SQL semantics, tables, results, permissions and states, each as the AWS documentation has it."""
 
-# ruff: noqa: S608 - tests write the SQL they run
-
 from __future__ import annotations
 
 import gzip

@@ -54,8 +54,9 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
             to run an interval again; by default as late as is safe), ``rows_per_range`` and ``max_ranges``.
 
     Returns:
-        ``watermarks`` (lower bounds used), ``start`` (the lowest), ``end``, ``interval`` (its name), ``changed`` (rows by table) and
-        ``ranges``: a list of ``{"after": invoice or null, "up_to": invoice or null}``, empty when nothing changed.
+        ``watermarks`` (lower bounds used), ``start`` (the lowest), ``end``, ``interval`` (its name), ``changed`` (rows
+        by table) and ``ranges``: a list of ``{"after": invoice or null, "up_to": invoice or null}``, empty when nothing
+        changed.
 
     Raises:
         ValueError: ``end`` lies before a watermark or after what is safe to read.
