@@ -15,6 +15,8 @@ Amounts are rounded to cents once, per line and half up, so that every total is 
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 from awsglue.utils import getResolvedOptions
 from pyspark.errors import AnalysisException
@@ -26,7 +28,19 @@ LINES = """
     customer_id string, country string, source_file string, ordered_at timestamp, updated_at timestamp,
     order_date date
 """
-CUSTOMERS = "customer_id string, country string, updated_at timestamp"
+# As the extraction wrote them; stated, so that no file is opened to find out.
+RAW = {
+    "orders": """
+        invoice_no string, customer_id string, country string, currency string, ordered_at timestamp,
+        source_file string, updated_at timestamp
+    """,
+    "order_items": """
+        invoice_no string, line_no int, stock_code string, description string, quantity int,
+        unit_price decimal(12, 4), deleted boolean, updated_at timestamp
+    """,
+    "customers": "customer_id string, country string, updated_at timestamp",
+    "exchange_rates": "currency string, rate_date date, rate decimal(12, 6)",
+}
 
 # The rate of an order is that of the latest day on or before it that has one.
 CHANGED_LINES = """
@@ -211,6 +225,18 @@ def stage(spark: SparkSession, base_currency: str) -> dict[str, DataFrame]:
     }
 
 
+def write(name: str, frame: DataFrame, staging: str) -> None:
+    """Replace the staged data set ``name`` by ``frame``."""
+    target = f"{staging}/{name}"
+    if name == "rebuilt_days":
+        frame.coalesce(1).write.mode("overwrite").json(target)
+    elif name == "sales_lines":
+        lines = frame.repartition("order_date").sortWithinPartitions("order_date", "invoice_no", "line_no")
+        lines.write.mode("overwrite").partitionBy("order_date").parquet(target)
+    else:
+        frame.coalesce(1).write.mode("overwrite").parquet(target)
+
+
 def main() -> None:
     """Read the job's arguments, stage the interval."""
     options = getResolvedOptions(sys.argv, ["JOB_NAME", "root", "interval", "ranges", "base_currency"])
@@ -219,26 +245,16 @@ def main() -> None:
     spark.conf.set("spark.sql.session.timeZone", "UTC")
     # Lets a small interval's cached data have few partitions instead of spark.sql.shuffle.partitions empty ones.
     spark.conf.set("spark.sql.optimizer.canChangeCachedPlanOutputPartitioning", "true")
-    folders = {
-        "orders": int(options["ranges"]),
-        "order_items": int(options["ranges"]),
-        "customers": 1,
-        "exchange_rates": 1,
-    }
-    for table, ranges in folders.items():
+    for table, schema in RAW.items():
+        ranges = int(options["ranges"]) if table in ("orders", "order_items") else 1
         paths = [f"{root}/raw/{table}/interval={options['interval']}/range={index}" for index in range(ranges)]
-        spark.read.parquet(*paths).createOrReplaceTempView(table)
+        spark.read.schema(schema).parquet(*paths).createOrReplaceTempView(table)
     published(spark, f"{root}/published/sales_lines", LINES).createOrReplaceTempView("published_lines")
-    published(spark, f"{root}/published/customers", CUSTOMERS).createOrReplaceTempView("published_customers")
-    for name, frame in stage(spark, options["base_currency"]).items():
-        target = f"{root}/staging/{name}"
-        if name == "rebuilt_days":
-            frame.coalesce(1).write.mode("overwrite").json(target)
-        elif name == "sales_lines":
-            lines = frame.repartition("order_date").sortWithinPartitions("order_date", "invoice_no", "line_no")
-            lines.write.mode("overwrite").partitionBy("order_date").parquet(target)
-        else:
-            frame.coalesce(1).write.mode("overwrite").parquet(target)
+    published(spark, f"{root}/published/customers", RAW["customers"]).createOrReplaceTempView("published_customers")
+    # Most of these are small and spend their time in planning and in S3: they are written side by side.
+    with ThreadPoolExecutor() as pool:
+        staged = stage(spark, options["base_currency"])
+        list(pool.map(write, staged.keys(), staged.values(), repeat(f"{root}/staging")))
     spark.stop()
 
 

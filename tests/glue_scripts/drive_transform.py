@@ -65,7 +65,7 @@ def run(spark: SparkSession, transform: ModuleType, intervals: list[dict[str, An
     columns = {
         **COLUMNS,
         "published_lines": kinds(spark, transform.LINES),
-        "published_customers": kinds(spark, transform.CUSTOMERS),
+        "published_customers": kinds(spark, transform.RAW["customers"]),
     }
     answers: list[dict[str, Any]] = []
     published: dict[str, list[dict[str, Any]]] = {"published_lines": [], "published_customers": []}
