@@ -418,13 +418,13 @@ def operator(glue: Glue, script: str, **arguments: Any) -> GlueJobOperator:
 @pytest.mark.usefixtures("_connection")
 def test_the_airflow_operator_waits_and_tells_the_output(glue: Glue, capsys: pytest.CaptureFixture[str]) -> None:
     """https://docs.aws.amazon.com/glue/latest/webapi/API_GetJobRun.html (LogGroupName, JobRunState)"""
-    good = operator(glue, "print('hello from the job')")
+    good = operator(glue, "print('hello from the job')", deferrable=False)
     run_id = execute(good)
     assert glue.get(good.job_name, run_id)["JobRunState"] == "SUCCEEDED"
     assert "\thello from the job\n" in capsys.readouterr().out
     assert GlueJobSensor(task_id="sensor", job_name=good.job_name, run_id=run_id).poke({})
 
-    bad = operator(glue, "raise ValueError('spoilt')")
+    bad = operator(glue, "raise ValueError('spoilt')", deferrable=False)
     with pytest.raises(AirflowException, match="FAILED"):
         execute(bad)
 
