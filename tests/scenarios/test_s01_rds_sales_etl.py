@@ -1,7 +1,7 @@
 """s01 from end to end: what docs and design promise of it, each line a test.
 
 The tests tell one story in one lake, in this order: first load, nothing new, a late change, the same interval again,
-bad data, a missing permission, which ends with the stack removed; then, on a new stack, the user's own data and damaged
+a missing permission, bad data, which ends with the stack removed; then, on a new stack, the user's own data and damaged
 files.
 """
 
@@ -172,15 +172,31 @@ def test_running_an_interval_again_leaves_the_same(
     assert scenarios.query("SHOW COLUMNS IN s01_published_sales_lines") == schema
 
 
+def test_a_missing_permission_fails_the_run(scenarios: Scenarios, first: Run, notices: str) -> None:
+    iam = scenarios.client("iam")
+    name = {"RoleName": f"{STACK}-plan-extraction", "PolicyName": "plan-extraction"}
+    policy = iam.get_role_policy(**name)["PolicyDocument"]
+    narrower = {**policy, "Statement": [s for s in policy["Statement"] if s["Sid"] != "Secret"]}
+    assert len(narrower["Statement"]) == len(policy["Statement"]) - 1
+    iam.put_role_policy(**name, PolicyDocument=json.dumps(narrower))
+    subjects(scenarios, notices)
+    run = scenarios.run(STEM, orders=0, keep_stack=True)
+    assert run.state == "failed"
+    assert run.tasks["plan_extraction"] == {"failed"}
+    assert run.tasks["extract"] == {"upstream_failed"}
+    assert [subject for subject in subjects(scenarios, notices) if "FAILED" in subject.upper()]
+    iam.put_role_policy(**name, PolicyDocument=json.dumps(policy))
+
+
 def test_bad_rows_block_publication_and_are_named(scenarios: Scenarios, first: Run, notices: str) -> None:
     subjects(scenarios, notices)
     before = scenarios.objects(f"{STEM}/published/")
     state = scenarios.objects(f"{STEM}/state/")
-    run = scenarios.run(STEM, orders=20, seed=8, faults="bad_rows", keep_stack=True)
+    run = scenarios.run(STEM, orders=20, seed=8, faults="bad_rows", keep_stack=False)
     assert run.state == "failed"
     assert run.tasks["quality_gate"] == {"failed"}
     assert run.tasks["publish"] == {"upstream_failed"}
-    assert run.tasks["report"] == run.tasks["notify"] == {"success"}
+    assert run.tasks["remove_stack"] == run.tasks["report"] == run.tasks["notify"] == {"success"}
     assert not run.gate["passed"]
     samples = {(row["rule"], row["invoice_no"]) for row in run.gate["samples"]}
     assert samples == {
@@ -193,23 +209,8 @@ def test_bad_rows_block_publication_and_are_named(scenarios: Scenarios, first: R
     assert [subject for subject in subjects(scenarios, notices) if "FAILED" in subject.upper()]
 
 
-def test_a_missing_permission_fails_the_run(scenarios: Scenarios, first: Run, notices: str) -> None:
-    iam = scenarios.client("iam")
-    name = {"RoleName": f"{STACK}-plan-extraction", "PolicyName": "plan-extraction"}
-    policy = iam.get_role_policy(**name)["PolicyDocument"]
-    narrower = {**policy, "Statement": [s for s in policy["Statement"] if s["Sid"] != "Secret"]}
-    assert len(narrower["Statement"]) == len(policy["Statement"]) - 1
-    iam.put_role_policy(**name, PolicyDocument=json.dumps(narrower))
-    subjects(scenarios, notices)
-    run = scenarios.run(STEM, orders=0, keep_stack=False)
-    assert run.state == "failed"
-    assert run.tasks["plan_extraction"] == {"failed"}
-    assert run.tasks["extract"] == {"upstream_failed"}
-    assert [subject for subject in subjects(scenarios, notices) if "FAILED" in subject.upper()]
-
-
 def test_the_failed_run_has_removed_the_stack(scenarios: Scenarios, first: Run) -> None:
-    """Follows the missing permission, whose run was not to keep the stack."""
+    """Follows the bad rows, whose run was not to keep the stack."""
     tagged = scenarios.client("resourcegroupstaggingapi").get_resources(
         TagFilters=[{"Key": "atlas:scenario", "Values": [STEM]}]
     )["ResourceTagMappingList"]

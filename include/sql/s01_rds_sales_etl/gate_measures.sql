@@ -13,7 +13,7 @@ SELECT
     count_if(unit_price < 0) AS negative_prices,
     count_if(ordered_at > from_iso8601_timestamp('{{ end }}')) AS future_lines,
     count(*) - count(DISTINCT invoice_no || '/' || cast(line_no AS varchar)) AS duplicate_lines,
-    count_if(amount <> round(quantity * unit_price * rate, 2)) AS wrong_amounts,
+    count_if(amount IS DISTINCT FROM round(quantity * unit_price * rate, 2)) AS wrong_amounts,
     (SELECT sum(net_sales) FROM s01_staging_daily_sales) - sum(amount) AS daily_difference,
     (SELECT sum(net_sales) FROM s01_staging_weekly_sales) - sum(amount) AS weekly_difference,
     date_diff('minute', max(updated_at), from_iso8601_timestamp('{{ end }}')) AS minutes_since_change,
