@@ -51,7 +51,8 @@ def duckdb_type(hive_type: str) -> str:
     """Return DuckDB's name of a Hive type: ``array<struct<a:int>>`` is ``STRUCT(a INT)[]``."""
     bare = re.sub(r"\b(?:var)?char\(\d+\)", "string", hive_type.lower())
     bare = re.sub(r"\bdecimal\b(?!\()", "decimal(10,0)", bare)
-    return exp.DataType.build(bare, dialect="hive").sql(dialect="duckdb")
+    name: str = exp.DataType.build(bare, dialect="hive").sql(dialect="duckdb")
+    return name
 
 
 def trino_type(duckdb: str) -> str:
@@ -70,7 +71,8 @@ _PLAIN = {"HUGEINT": "BIGINT", "UBIGINT": "BIGINT", '"NULL"': "VARCHAR", "UUID":
 def _named(duckdb: str, dialect: str) -> str:
     plain = re.sub(r"TIMESTAMP_(?:S|MS|NS)\b", "TIMESTAMP", duckdb)
     plain = re.sub("|".join(rf"(?<!\w){name}(?!\w)" for name in _PLAIN), lambda found: _PLAIN[found[0]], plain)
-    return exp.DataType.build(plain, dialect="duckdb").sql(dialect=dialect).lower()
+    name: str = exp.DataType.build(plain, dialect="duckdb").sql(dialect=dialect)
+    return name.lower()
 
 
 def serde(storage: dict[str, Any]) -> str:

@@ -67,7 +67,8 @@ def to_duckdb(tree: exp.Expr, query: str) -> str:
         QueryError: it uses a function that Athena or this translation does not have.
     """
     try:
-        return _rewrite(tree.copy(), query).sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE)
+        sql: str = _rewrite(tree.copy(), query).sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE)
+        return sql
     except UnsupportedError as error:
         raise unsupported(str(error).rstrip(".")) from error
 
