@@ -10,13 +10,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from local.launcher.layout import REPOSITORY
+import boto3
+
+from local.launcher.layout import REGION, REPOSITORY, ROOT_KEYS
 
 PERMISSIONS = REPOSITORY / "deploy" / "permissions.yaml"
 PLATFORM = REPOSITORY / "include" / "templates" / "platform.yaml"
 
 ClientFactory = Callable[[str], Any]
 """Returns the boto3 client of a service, such as ``cloudformation``."""
+
+
+def root(endpoint: str) -> ClientFactory:
+    """Return what makes clients that act as the root of the embedded AWS at ``endpoint``."""
+    session: Any = boto3.Session(*ROOT_KEYS, region_name=REGION)
+    return lambda service: session.client(service, endpoint_url=endpoint)
 
 
 def bootstrap(client: ClientFactory, environment: str) -> dict[str, str]:

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from local import bootstrap
-from local.launcher import layout
-
-ENVIRONMENT = "dev"
+from local.launcher import airflow, layout
 
 
 def configure(home: Path) -> None:
@@ -31,7 +29,7 @@ def configure(home: Path) -> None:
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(layout.REPOSITORY / "plugins"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
             "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": "true",
-            "AIRFLOW__ATLAS__ENVIRONMENT": ENVIRONMENT,
+            "AIRFLOW__ATLAS__ENVIRONMENT": layout.ENVIRONMENT,
             "AIRFLOW__ATLAS__POLL_SECONDS": "1",
             "AIRFLOW__ATLAS__RETRY_SECONDS": "1",
         }
@@ -75,20 +73,13 @@ class Scenarios:
 
         self.client = client
         initdb()
-        key = bootstrap.bootstrap(client, ENVIRONMENT)
-        os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = json.dumps(
-            {
-                "conn_type": "aws",
-                "login": key["AccessKeyId"],
-                "password": key["SecretAccessKey"],
-                "extra": {"endpoint_url": endpoint, "region_name": layout.REGION},
-            }
-        )
+        key = bootstrap.bootstrap(client, layout.ENVIRONMENT)
+        os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = airflow.connection(endpoint, key)
 
     @cached_property
     def lake(self) -> str:
         """The lake bucket; the platform has to be deployed."""
-        return bootstrap.outputs_of(self.client, f"atlas-{ENVIRONMENT}-platform")["LakeBucket"]
+        return bootstrap.outputs_of(self.client, f"atlas-{layout.ENVIRONMENT}-platform")["LakeBucket"]
 
     def run(self, stem: str, **conf: Any) -> Run:
         """Run a DAG to its end with the params ``conf``.
@@ -119,8 +110,8 @@ class Scenarios:
         athena = self.client("athena")
         started = athena.start_query_execution(
             QueryString=sql,
-            WorkGroup=f"atlas-{ENVIRONMENT}",
-            QueryExecutionContext={"Database": f"atlas_{ENVIRONMENT}"},
+            WorkGroup=f"atlas-{layout.ENVIRONMENT}",
+            QueryExecutionContext={"Database": f"atlas_{layout.ENVIRONMENT}"},
         )["QueryExecutionId"]
         while True:
             execution = athena.get_query_execution(QueryExecutionId=started)["QueryExecution"]

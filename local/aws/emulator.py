@@ -60,7 +60,6 @@ class Call:
     account: str
     region: str
     caller: Credentials
-    caller_arn: str
 
 
 Action = Callable[[Call], Payload]
@@ -266,7 +265,7 @@ def fall_through(call: Call) -> Payload:
     return answer
 
 
-_TARGET_PREFIX = {"athena": "AmazonAthena", "glue": "AWSGlue", "kinesis": "Kinesis_20131202", "logs": "Logs_20140328"}
+_TARGET_PREFIX = {"athena": "AmazonAthena", "glue": "AWSGlue"}
 _originals: dict[str, Any] = {}
 
 
@@ -300,7 +299,6 @@ def _dispatcher(service: str, original: Any) -> Any:
             account=account,
             region=region,
             caller=Credentials(resolved.access_key_id, resolved.secret_access_key, resolved.session_token),
-            caller_arn=resolved.principal_arn,
         )
         try:
             output = await run_reentrant(function, call)

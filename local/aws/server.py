@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -42,8 +41,7 @@ def main() -> None:
     from local.aws import emulator
 
     for name in SERVICES:
-        if importlib.util.find_spec(f"local.aws.{name}"):
-            importlib.import_module(f"local.aws.{name}")
+        importlib.import_module(f"local.aws.{name}")
     sys.argv = sys.argv[:1]  # the emulator parses the command line again
     emulator.serve()
 

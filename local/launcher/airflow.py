@@ -84,14 +84,20 @@ def write_private(file: Path, content: str) -> None:
 
 
 def connect(endpoint: str, access_key: Mapping[str, str]) -> None:
-    """Write the connection ``aws_default``: the only place that says which AWS the DAGs are on."""
-    content = {
-        "conn_type": "aws",
-        "login": access_key["AccessKeyId"],
-        "password": access_key["SecretAccessKey"],
-        "extra": {"endpoint_url": endpoint, "region_name": layout.REGION},
-    }
-    write_private(CONNECTION, json.dumps(content))
+    """Keep the connection ``aws_default`` for the processes that are to have it."""
+    write_private(CONNECTION, connection(endpoint, access_key))
+
+
+def connection(endpoint: str, access_key: Mapping[str, str]) -> str:
+    """Return the connection ``aws_default`` as Airflow reads it: the only thing that says which AWS the DAGs are on."""
+    return json.dumps(
+        {
+            "conn_type": "aws",
+            "login": access_key["AccessKeyId"],
+            "password": access_key["SecretAccessKey"],
+            "extra": {"endpoint_url": endpoint, "region_name": layout.REGION},
+        }
+    )
 
 
 def migrate() -> None:

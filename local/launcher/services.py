@@ -6,11 +6,8 @@ import shutil
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import boto3
-
-from local.bootstrap import bootstrap
+from local.bootstrap import bootstrap, root
 from local.launcher import LauncherError, airflow, embedded, layout, processes
 from local.launcher.progress import say, step
 
@@ -47,11 +44,8 @@ def _account() -> None:
             embedded.start(AWS_STATE, port, daemon=True)
     if not airflow.CONNECTION.exists():
         with step("Account: permissions and Airflow's user"):
-            key, secret = layout.ROOT_KEYS
-            root: Any = boto3.Session(key, secret, region_name=layout.REGION)
             endpoint = embedded.endpoint(port)
-            access_key = bootstrap(lambda service: root.client(service, endpoint_url=endpoint), layout.ENVIRONMENT)
-            airflow.connect(endpoint, access_key)
+            airflow.connect(endpoint, bootstrap(root(endpoint), layout.ENVIRONMENT))
 
 
 def _database() -> None:

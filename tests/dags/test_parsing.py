@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from local.launcher import layout
 from tests.dags.files import DAG_FILES
 
 MAX_SECONDS = 0.05
@@ -37,7 +38,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         )
     files = [*DAG_FILES, *(folder / f"{name}.py" for name in BODIES)]
     answer = folder / "answer.json"
-    probe = [sys.executable, Path(__file__).with_name("probe.py"), answer, *files]
+    probe = [sys.executable, layout.REPOSITORY / "local" / "probe.py", answer, *files]
     subprocess.run([str(part) for part in probe], check=True, timeout=600, stdout=subprocess.DEVNULL)
     return {Path(file).stem: said for file, said in json.loads(answer.read_text(encoding="utf-8")).items()}
 

@@ -1,4 +1,4 @@
-"""Parses DAG files as a scheduler would, each in a process of its own, and says what that takes.
+"""Parses DAG files as a scheduler would, each in a process of its own, and says what that takes, for tests and bench.
 
 ``python probe.py <answer> <DAG file>...`` writes to ``<answer>``, by file, as JSON: ``heavy`` (slow packages it
 imported), ``connections`` (addresses it called), ``lookups`` (variables and connections it asked for) and ``seconds``
