@@ -37,6 +37,11 @@ _operator: contextvars.ContextVar[str] = contextvars.ContextVar("operator", defa
 """The access key id a stack operation acts with; its background task inherits it. Empty is the account root."""
 
 
+def operator_key() -> str:
+    """Return the access key id the present stack operation acts with, that of the account root if it is empty."""
+    return _operator.get() or emulator.root_credentials().access_key
+
+
 # --- What each resource type needs -------------------------------------------------------------------------------
 
 
@@ -235,6 +240,13 @@ TYPES = {
         },
         {"ManagedPolicyArns": "iam:DetachRolePolicy", "Policies": "iam:DeleteRolePolicy"},
     ),
+    "AWS::IAM::RolePolicy": Type(
+        "@[RoleName] arn:aws:iam::{account}:role/{name}",
+        "",
+        "iam:PutRolePolicy iam:GetRolePolicy",
+        "iam:PutRolePolicy iam:GetRolePolicy",
+        "iam:DeleteRolePolicy iam:GetRolePolicy",
+    ),
     "AWS::KMS::Alias": Type("", "AliasName", "kms:CreateAlias", "kms:UpdateAlias", "kms:DeleteAlias"),
     "AWS::KMS::Key": Type(
         "arn:aws:kms:{region}:{account}:key/{name}",
@@ -260,12 +272,26 @@ TYPES = {
             "Tags": "kinesis:AddTagsToStream",
         },
     ),
+    "AWS::KinesisFirehose::DeliveryStream": Type(
+        "arn:aws:firehose:{region}:{account}:deliverystream/{name}",
+        "DeliveryStreamName",
+        "firehose:CreateDeliveryStream firehose:DescribeDeliveryStream",
+        "firehose:UpdateDestination firehose:DescribeDeliveryStream",
+        "firehose:DeleteDeliveryStream firehose:DescribeDeliveryStream",
+        {
+            "DeliveryStreamEncryptionConfigurationInput": "firehose:StartDeliveryStreamEncryption",
+            "Tags": "firehose:TagDeliveryStream",
+        },
+        role="values(@)[?type(@)=='object'].[RoleARN, S3BackupConfiguration.RoleARN][]",
+        principal="firehose.amazonaws.com",
+    ),
     "AWS::Lambda::EventSourceMapping": Type(
         "arn:aws:lambda:{region}:{account}:event-source-mapping:{name}",
         "",
         "lambda:CreateEventSourceMapping lambda:GetEventSourceMapping",
         "lambda:UpdateEventSourceMapping lambda:GetEventSourceMapping",
         "lambda:DeleteEventSourceMapping lambda:GetEventSourceMapping",
+        {"Tags": "lambda:TagResource"},
     ),
     "AWS::Lambda::Function": Type(
         "arn:aws:lambda:{region}:{account}:function:{name}",
@@ -306,6 +332,13 @@ TYPES = {
             "Tags": "logs:TagResource",
         },
     ),
+    "AWS::Logs::LogStream": Type(
+        "arn:aws:logs:{region}:{account}:log-group:{LogGroupName}:log-stream:{name}",
+        "LogStreamName",
+        "logs:CreateLogStream logs:DescribeLogStreams",
+        "",
+        "logs:DeleteLogStream",
+    ),
     "AWS::RDS::DBInstance": Type(
         "",
         "DBInstanceIdentifier",
@@ -329,6 +362,28 @@ TYPES = {
         "rds:ModifyDBSubnetGroup rds:DescribeDBSubnetGroups",
         "rds:DeleteDBSubnetGroup rds:DescribeDBSubnetGroups",
         {"Tags": "rds:AddTagsToResource"},
+    ),
+    "AWS::RedshiftServerless::Namespace": Type(
+        "",
+        "NamespaceName",
+        "redshift-serverless:CreateNamespace redshift-serverless:GetNamespace",
+        "redshift-serverless:UpdateNamespace redshift-serverless:GetNamespace",
+        "redshift-serverless:DeleteNamespace redshift-serverless:GetNamespace",
+        {"Tags": "redshift-serverless:TagResource"},
+        role="IamRoles",
+        principal="redshift-serverless.amazonaws.com",
+    ),
+    "AWS::RedshiftServerless::Workgroup": Type(
+        "",
+        "WorkgroupName",
+        "redshift-serverless:CreateWorkgroup redshift-serverless:GetWorkgroup redshift-serverless:GetNamespace",
+        "redshift-serverless:UpdateWorkgroup redshift-serverless:GetWorkgroup",
+        "redshift-serverless:DeleteWorkgroup redshift-serverless:GetWorkgroup",
+        {
+            "SubnetIds": "ec2:DescribeSubnets ec2:DescribeVpcAttribute ec2:DescribeAvailabilityZones",
+            "SecurityGroupIds": "ec2:DescribeSecurityGroups",
+            "Tags": "redshift-serverless:TagResource",
+        },
     ),
     "AWS::S3::Bucket": Type(
         "arn:aws:s3:::{name}",
@@ -376,6 +431,13 @@ TYPES = {
         "sqs:DeleteQueue sqs:GetQueueAttributes",
         {"Tags": "sqs:TagQueue"},
     ),
+    "AWS::SQS::QueuePolicy": Type(
+        "@Queues arn:aws:sqs:{region}:{account}:{name}",
+        "",
+        "sqs:SetQueueAttributes",
+        "sqs:SetQueueAttributes",
+        "sqs:SetQueueAttributes",
+    ),
     "AWS::SecretsManager::Secret": Type(
         "arn:aws:secretsmanager:{region}:{account}:secret:{name}",
         "Name",
@@ -405,8 +467,11 @@ TYPES = {
 
 # Actions without resource-level permissions: they are authorized on everything.
 _ON_EVERYTHING = re.compile(
-    r"ec2:Describe.*|kms:CreateKey|lambda:CreateEventSourceMapping|secretsmanager:GetRandomPassword|sns:Unsubscribe"
+    r"ec2:Describe(?!VpcAttribute).*|kms:CreateKey|lambda:CreateEventSourceMapping|secretsmanager:GetRandomPassword|sns:Unsubscribe"
 )
+
+
+_LISTED_AS = {"cloudwatch:DescribeAlarms": "*", "logs:DescribeLogGroups": ""}
 
 
 def _checks(
@@ -431,7 +496,7 @@ def _checks(
     else:
         actions += " ".join(rule.options[name] for name in sorted(changed)).split()
     name = physical or _new_name(rule, kind, logical, properties, stack)
-    context = iam.iam_context({"RoleName": name, **properties}) if kind == "AWS::IAM::Role" else {}
+    context = _context(kind, name, properties)
     for action in dict.fromkeys(actions):
         everything = _ON_EVERYTHING.fullmatch(action)
         for resource in ["*"] if everything else _resources(rule, action, name, properties):
@@ -448,6 +513,17 @@ def _checks(
             yield iam.Check(action, f"arn:aws:s3:::{bucket}/{key}", {})
         for layer in properties.get("Layers", []) if kind == "AWS::Lambda::Function" else []:
             yield iam.Check("lambda:GetLayerVersion", layer, {})
+
+
+def _context(kind: str, name: str, properties: Properties) -> dict[str, str]:
+    """Return the condition keys of the calls about a resource."""
+    if kind == "AWS::IAM::Role":
+        return iam.iam_context({"RoleName": name, **properties})
+    if kind == "AWS::IAM::RolePolicy":
+        return iam.iam_context(properties)
+    if kind == "AWS::Lambda::EventSourceMapping":
+        return iam.mapping_context(properties.get("FunctionName", ""))
+    return {}
 
 
 def _own(value: Any) -> Any:
@@ -473,6 +549,8 @@ def _new_name(rule: Type, kind: str, logical: str, properties: Properties, stack
 def _resources(rule: Type, action: str, name: str, properties: Properties) -> list[str]:
     """Return the ARNs ``action`` on the resource ``name`` is authorized on."""
     region, account = _responses.get_region(), _responses.get_account_id()
+    if action == "ec2:DescribeVpcAttribute":  # of the network that the resource's subnets are in
+        return [f"arn:aws:ec2:{region}:{account}:vpc/*"]
     if not rule.resource:
         members = {**properties, rule.name: name}
         # A tag is put on what the type's own call makes, which is the first of its resources.
@@ -481,8 +559,8 @@ def _resources(rule: Type, action: str, name: str, properties: Properties) -> li
         request = iam.Request(asked.partition(":")[0], asked, "", members, region, account)
         found = iam.resources(request) or ["*"]
         return found[:1] if tagging else found
-    # Groups are listed as a whole, even with a prefix: logs:DescribeLogGroups knows no single one.
-    names, pattern = ["" if action == "logs:DescribeLogGroups" else name], rule.resource
+    # What is listed is listed as a whole, even with a prefix: such an action knows no single group or alarm.
+    names, pattern = [_LISTED_AS.get(action, name)], rule.resource
     if pattern.startswith("@"):
         expression, _, pattern = pattern[1:].rpartition(" ")
         names = jmespath.search(expression, properties) or []
@@ -498,7 +576,9 @@ def _last_part(physical: str) -> str:
 
 
 def _code_objects(kind: str, properties: Properties) -> list[tuple[str, str, str | None]]:
-    """Return bucket, key and version of the code a function or layer is made from, if it lies in S3."""
+    """Return bucket, key and version of what a function, layer or state machine is made from, if it lies in S3."""
+    if kind == "AWS::StepFunctions::StateMachine" and (place := properties.get("DefinitionS3Location")):
+        return [(place["Bucket"], place["Key"], place.get("Version"))]
     member = {"AWS::Lambda::Function": "Code", "AWS::Lambda::LayerVersion": "Content"}.get(kind)
     code = properties.get(member, {}) if member else {}
     return [(code["S3Bucket"], code["S3Key"], code.get("S3ObjectVersion"))] if "S3Bucket" in code else []
@@ -758,6 +838,32 @@ def _collect(module: str) -> Callable[[], Iterator[tuple[str, list[dict[str, str
     return collect
 
 
+def _collect_states() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    for arn, tags in emulator.module("services.stepfunctions")._tags.items():
+        yield arn, [{"Key": tag["key"], "Value": tag["value"]} for tag in tags]
+
+
+def _collect_alarms() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    for arn, tags in emulator.module("services.cloudwatch")._resource_tags.items():
+        yield arn, _tagging._normalise_flat(tags)
+
+
+def _collect_streams() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    for stream in emulator.module("services.kinesis")._streams.values():
+        yield stream["StreamARN"], _tagging._normalise_flat(stream["tags"])
+
+
+def _find_tags(original: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Let a condition on ``aws:ResourceTag`` see the tags of every service that has any."""
+
+    def tags(arn: str) -> Any:
+        collect = _tagging._COLLECTORS.get(arn.split(":")[2]) if arn.count(":") >= 5 else None
+        found = dict(collect()).get(arn) if collect else None
+        return {tag["Key"]: tag["Value"] for tag in found} if found else original(arn)
+
+    return tags
+
+
 def _collect_rds() -> Iterator[tuple[str, list[dict[str, str]]]]:
     """A stack's instances keep their tags themselves."""
     for instance in emulator.module("services.rds")._instances.values():
@@ -811,13 +917,16 @@ _provisioners._STACK_TAG_PROPERTY.update(
 _tagging._COLLECTORS.update(
     {
         "athena": _collect("athena"),
+        "cloudwatch": _collect_alarms,
         "ec2": _collect_ec2,
+        "kinesis": _collect_streams,
         "logs": _collect_log_groups,
         "rds": _collect_rds,
         "secretsmanager": _tagging._collect_secretsmanager,
-        "states": _collect("stepfunctions"),
+        "states": _collect_states,
     }
 )
+emulator.patch(_tagging, "resource_tags", _find_tags)
 emulator.patch(_provisioners, "_s3_apply_configurations", _tag_bucket)
 emulator.patch(_stacks, "_provision_resource", _provision)
 emulator.patch(_stacks, "_update_resource", _update)

@@ -80,6 +80,20 @@ def json_action(service: str, action: str) -> Callable[[Action], Action]:
     return register
 
 
+def service(name: str, target_prefix: str) -> None:
+    """Add a JSON-protocol service that the emulator lacks; ``target_prefix`` is that of its X-Amz-Target header."""
+    module("core.router").SERVICE_PATTERNS[name] = {"target_prefixes": [f"{target_prefix}."]}
+    module("core.iam_actions").SERVICE_TO_IAM_NAMESPACE[name] = name
+    module("app").SERVICE_HANDLERS[name] = _unknown_operation
+
+
+async def _unknown_operation(
+    method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, Any]
+) -> Response:
+    message = f"The embedded AWS does not know {headers.get('x-amz-target', '')}."
+    return _json(400, {"__type": "UnknownOperationException", "message": message})
+
+
 def on_startup(function: Callable[[], None]) -> Callable[[], None]:
     """Run ``function`` before the emulator listens."""
     _startup.append(function)
@@ -108,18 +122,29 @@ def patch(target: Any, name: str, wrapper: Callable[[Callable[..., Any]], Callab
     setattr(target, name, wrapper(getattr(target, name)))
 
 
+def replace(target: Any, name: str, value: Any) -> None:
+    """Put ``value`` in the place of ``name`` of ``target``.
+
+    Raises:
+        AttributeError: the emulator no longer has it, which a version bump must not hide.
+    """
+    patch(target, name, lambda _: value)
+
+
 def resource_type(
     name: str,
     create: Callable[[str, dict[str, Any], str], tuple[str, dict[str, str]]],
     delete: Callable[[str, dict[str, Any]], None],
+    update: Callable[[str, dict[str, Any], dict[str, Any], str], tuple[str, dict[str, str]]] | None = None,
 ) -> None:
     """Teach CloudFormation the resource type ``name``.
 
     ``create`` takes logical id, properties and stack name and returns physical id and attributes; ``delete`` takes
-    physical id and properties.
+    physical id and properties; ``update`` takes physical id, old and new properties and stack name and returns what
+    ``create`` does. Without it, changed properties create the resource anew.
     """
     handlers = module("services.cloudformation.provisioners")._RESOURCE_HANDLERS
-    handlers[name] = {"create": create, "delete": delete}
+    handlers[name] = {"create": create, "delete": delete} | ({"update": update} if update else {})
     # They call the emulator itself, which must not be done on its event loop.
     stacks = module("services.cloudformation.stacks")
     patch(stacks, "_runs_on_worker_thread", lambda original: lambda kind: kind == name or original(kind))
@@ -152,8 +177,11 @@ def root_credentials() -> Credentials:
     return Credentials(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
 
 
-def client(service: str, credentials: Credentials, region: str) -> Any:
-    """Return a botocore client that calls ``service`` over loopback as ``credentials``."""
+def client(service: str, credentials: Credentials, region: str, **config: Any) -> Any:
+    """Return a botocore client that calls ``service`` over loopback as ``credentials``.
+
+    ``config`` are settings of ``botocore.config.Config`` beside, or instead of, those all clients have.
+    """
     return _client_session().create_client(
         service,
         region_name=region,
@@ -161,7 +189,9 @@ def client(service: str, credentials: Credentials, region: str) -> Any:
         aws_access_key_id=credentials.access_key,
         aws_secret_access_key=credentials.secret_key,
         aws_session_token=credentials.token,
-        config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard", "max_attempts": 3}),
+        config=Config(
+            **{"s3": {"addressing_style": "path"}, "retries": {"mode": "standard", "max_attempts": 3}, **config}
+        ),
     )
 
 

@@ -8,10 +8,11 @@ that is handed to a service. ``cloudformation`` asks the same question for the r
 
 from __future__ import annotations
 
+import base64
 import contextvars
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -72,7 +73,7 @@ class Request:
         """Return the ARN of ``resource`` of this service in the caller's account, or ``resource`` if it is one."""
         if resource.partition("/")[2].startswith("arn:"):
             return resource.partition("/")[2]
-        return f"arn:aws:{self.service}:{self.region}:{self.account}:{resource}"
+        return f"arn:aws:{self.action.partition(':')[0]}:{self.region}:{self.account}:{resource}"
 
 
 # --- Actions ----------------------------------------------------------------------------------------------------
@@ -134,6 +135,15 @@ def _workgroup(request: Request) -> str:
     return request.get("WorkGroup") or "primary"
 
 
+def _cloudwatch(request: Request) -> list[str]:
+    """A listing of alarms is authorized on all of them, whatever it selects."""
+    if request.operation == "DescribeAlarms":
+        return [request.arn("alarm:*")]
+    if request.get("ResourceARN"):
+        return [request.get("ResourceARN")]
+    return [request.arn(f"alarm:{name}") for name in request.members.get("AlarmNames") or []]
+
+
 def _glue(request: Request) -> list[str]:
     """A catalog call needs the object and everything above it: table, database and catalog.
 
@@ -167,6 +177,8 @@ def _lambda(request: Request) -> list[str]:
         return [request.arn(f"function:{request.get('FunctionName')}")]
     if layer := re.search(r"/layers/([^/]+)/versions/(\d+)", request.path):
         return [request.arn(f"layer:{layer[1]}:{layer[2]}")]
+    if mapping := re.search(r"/event-source-mappings/([^/]+)", request.path):
+        return [request.arn(f"event-source-mapping:{mapping[1]}")]
     function = re.search(r"/functions/([^/]+)/", request.path)
     if function and request.get("Qualifier") and request.operation == "InvokeFunction":
         name = unquote(function[1]).rpartition(":function:")[2]
@@ -238,6 +250,10 @@ def _sns(request: Request) -> list[str]:
     return [request.get("ResourceArn")] if request.get("ResourceArn") else []
 
 
+def _states(request: Request) -> list[str]:
+    return [request.get("resourceArn")] if request.get("resourceArn") else []
+
+
 def _iam(request: Request) -> list[str]:
     if role := request.get("RoleName"):
         return [role_arn(role, request.get("Path"))]
@@ -268,17 +284,38 @@ def _cloudformation(request: Request) -> list[str]:
     return [request.arn("stack/*/*")] if request.operation == "DescribeStacks" and not name else []
 
 
+def _stream(request: Request) -> list[str]:
+    """A shard iterator or a page token stands for its stream, in Kinesis and in DynamoDB Streams."""
+    if arn := request.get("StreamARN", "StreamArn"):
+        return [arn]
+    if token := request.get("ShardIterator", "NextToken"):
+        try:
+            return [str(json.loads(base64.urlsafe_b64decode(token))["arn"])]
+        except (ValueError, KeyError):
+            return []  # the service itself refuses a token that is none
+    return [request.arn(f"stream/{request.get('StreamName')}")] if request.get("StreamName") else []
+
+
 _RESOURCES: dict[str, Callable[[Request], list[str]]] = {
     "athena": _athena,
     "cloudformation": _cloudformation,
+    "dynamodbstreams": _stream,
     "glue": _glue,
     "iam": _iam,
+    "kinesis": _stream,
     "kms": _kms,
     "lambda": _lambda,
     "logs": _logs,
+    "monitoring": _cloudwatch,
     "rds": _rds,
     "sns": _sns,
+    "states": _states,
 }
+
+
+def name_resources(service: str, find: Callable[[Request], list[str]]) -> None:
+    """Let ``find`` name the resources of a service's requests; the first of them is the request's own."""
+    _RESOURCES[service] = find
 
 
 def resources(request: Request) -> list[str]:
@@ -311,7 +348,7 @@ _PASSING = {
     "events": Passing("events.amazonaws.com", "[RoleArn, Targets[].RoleArn][]", frozenset({"PutRule", "PutTargets"})),
     "firehose": Passing(
         "firehose.amazonaws.com",
-        "values(@)[?type(@)=='object'].RoleARN",
+        "values(@)[?type(@)=='object'].[RoleARN, S3BackupConfiguration.RoleARN, S3BackupUpdate.RoleARN][]",
         frozenset({"CreateDeliveryStream", "UpdateDestination"}),
         (
             "InvalidArgumentException",
@@ -333,6 +370,9 @@ _PASSING = {
         ),
     ),
     "pipes": Passing("pipes.amazonaws.com", "[RoleArn]", frozenset({"CreatePipe", "UpdatePipe"})),
+    "redshift-serverless": Passing(
+        "redshift-serverless.amazonaws.com", "iamRoles", frozenset({"CreateNamespace", "UpdateNamespace"})
+    ),
     "scheduler": Passing(
         "scheduler.amazonaws.com",
         "[Target.RoleArn]",
@@ -411,20 +451,26 @@ def _further_checks(request: Request, resources: Sequence[str], tags: Mapping[st
         transform = f"arn:aws:cloudformation:{request.region}:aws:transform/Serverless-2016-10-31"
         if request.operation in {"CreateStack", "UpdateStack", "CreateChangeSet"}:
             checks.append(Check("cloudformation:CreateChangeSet", transform, {}))
+    if request.action == "firehose:CreateDeliveryStream" and request.members.get("Tags"):
+        # https://docs.aws.amazon.com/firehose/latest/APIReference/API_CreateDeliveryStream.html
+        stream = request.arn(f"deliverystream/{request.get('DeliveryStreamName')}")
+        checks.append(Check("firehose:TagDeliveryStream", stream, {}))
     passed = _passed_roles(request)
     return checks + [pass_role(role, _PASSING[request.service].principal) for role in passed]
 
 
 def _refusal(request: Request) -> tuple[str, str] | None:
     """Return the error of a service that may not assume the role it is given."""
-    passing = _PASSING.get(request.service)
-    if passing is None or passing.refusal is None:
+    return next(filter(None, (refusal(request.service, role) for role in _passed_roles(request))), None)
+
+
+def refusal(service: str, role: str) -> tuple[str, str] | None:
+    """Return code and message with which ``service`` refuses ``role`` (an ARN), None if it can assume it."""
+    passing = _PASSING[service]
+    if passing.refusal is None or emulator.trusts(role, passing.principal):
         return None
     code, message = passing.refusal
-    for role in _passed_roles(request):
-        if not emulator.trusts(role, passing.principal):
-            return code, message.format(role=role)
-    return None
+    return code, message.format(role=role)
 
 
 def _authorize_completely(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -525,7 +571,7 @@ def _name_the_resource(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _add_conditions(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Add the condition keys of IAM's calls, the aliases of a key and the tags of a secret."""
+    """Add the condition keys of IAM's calls, a mapping's function, the aliases of a key and the tags of a secret."""
 
     def context(service: str, action: str, body: bytes, parameters: dict[str, Any]) -> dict[str, Any]:
         found = original(service, action, body, parameters)
@@ -538,6 +584,9 @@ def _add_conditions(original: Callable[..., dict[str, Any]]) -> Callable[..., di
             key = kms._resolve_key(members.get("KeyId", "")) or {}
             aliases = [name for name, target in kms._aliases.items() if target == key.get("KeyId")]
             return found | {"kms:ResourceAliases": [name.rpartition(":")[2] for name in aliases] or None}
+        if service == "lambda" and action.endswith("EventSourceMapping"):
+            mapping = emulator.module("services.lambda_svc")._esms.get(_resource.get().rpartition(":")[2]) or {}
+            return found | mapping_context(members.get("FunctionName") or mapping.get("FunctionArn", ""))
         if service == "secretsmanager":
             _, secret = emulator.module("services.secretsmanager")._resolve(members.get("SecretId", ""))
             tags = (secret or {}).get("Tags") or []
@@ -553,6 +602,56 @@ def iam_context(members: Mapping[str, Any]) -> dict[str, str]:
     boundary = members.get("PermissionsBoundary") or role.get("PermissionsBoundary")
     keys = {"iam:PermissionsBoundary": boundary, "iam:PolicyARN": members.get("PolicyArn")}
     return {key: value for key, value in keys.items() if value}
+
+
+def mapping_context(function: str) -> dict[str, str]:
+    """Return ``lambda:FunctionArn`` of a call about an event source mapping; ``function`` is a name or an ARN.
+
+    https://docs.aws.amazon.com/service-authorization/latest/reference/list_awslambda.html
+    """
+    responses = emulator.module("core.responses")
+    name = function.rpartition(":function:")[2].partition(":")[0]
+    arn = f"arn:aws:lambda:{responses.get_region()}:{responses.get_account_id()}:function:{name}"
+    return {"lambda:FunctionArn": arn} if name else {}
+
+
+def _add_leading_keys(original: Callable[[bytes], dict[str, Any]]) -> Callable[[bytes], dict[str, Any]]:
+    """Add ``dynamodb:LeadingKeys``, the partition keys a request names.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/specifying-conditions.html
+    """
+
+    def context(body: bytes) -> dict[str, Any]:
+        keys = list(_leading_keys(_members(body, {})))
+        return original(body) | ({"dynamodb:LeadingKeys": keys} if keys else {})
+
+    return context
+
+
+def _leading_keys(members: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the partition key values of one DynamoDB request, whichever of its forms it has."""
+    for table, requests in (members.get("RequestItems") or {}).items():
+        keyed = requests.get("Keys", []) if isinstance(requests, dict) else []
+        puts = [next(iter(each.values())) for each in requests] if isinstance(requests, list) else []
+        for key in [*keyed, *(put.get("Item") or put.get("Key") or {} for put in puts)]:
+            yield from _leading_keys({"TableName": table, "Key": key})
+    for item in members.get("TransactItems") or []:
+        for action in item.values():
+            yield from _leading_keys(action)
+    table = emulator.module("services.dynamodb")._tables.get(members.get("TableName", "").rpartition("/")[2]) or {}
+    indexes = [*table.get("GlobalSecondaryIndexes", []), *table.get("LocalSecondaryIndexes", [])]
+    schemas = {index["IndexName"]: index["KeySchema"] for index in indexes}
+    schema = schemas.get(members.get("IndexName", ""), table.get("KeySchema", []))
+    leading = [each["AttributeName"] for each in schema if each["KeyType"] == "HASH"]
+    names, values = members.get("ExpressionAttributeNames") or {}, members.get("ExpressionAttributeValues") or {}
+    conditions = {
+        names.get(name, name): values.get(value)
+        for name, value in re.findall(r"([\w.#-]+)\s*=\s*(:\w+)", members.get("KeyConditionExpression") or "")
+    }
+    key = members.get("Key") or members.get("Item") or conditions
+    for name in leading:
+        if value := key.get(name):
+            yield str(next(iter(value.values())))
 
 
 def _find_group_tags(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -577,5 +676,6 @@ emulator.patch(_actions, "extract_iam_action", _name_every_action)
 emulator.patch(_actions, "extract_resource_arn", _use_resource)
 emulator.patch(_actions, "access_denied_response", _name_the_resource)
 emulator.patch(_actions, "request_tag_context", _add_conditions)
+emulator.patch(_actions, "dynamodb_service_context", _add_leading_keys)
 emulator.patch(_actions, "logs_service_context", _find_group_tags)
 emulator.patch(_app, "_dispatch_service_request", _authorize_completely)

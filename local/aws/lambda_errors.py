@@ -94,6 +94,11 @@ let handlerFn = null;
 """
 
 
+PYTHON_ANSWER = """        _real_stdout.write(python_answer(handler_fn, event, context, code_dir) + "\\n")
+"""
+"""The line of the Python script that answers an invocation."""
+
+
 def _patch_python(runtime: Any) -> None:
     script = "_PYTHON_WORKER_SCRIPT"
     sources = "\n".join(inspect.getsource(function) for function in (python_answer, python_init_failure))
@@ -113,8 +118,7 @@ def _patch_python(runtime: Any) -> None:
         except Exception as e:
             _real_stdout.write(json.dumps({"status": "error", "error": str(e), "trace": traceback.format_exc()}) + "\\n")
 """,  # noqa: E501 - the emulator's own line
-        """        _real_stdout.write(python_answer(handler_fn, event, context, code_dir) + "\\n")
-""",
+        PYTHON_ANSWER,
     )
 
 
@@ -213,9 +217,9 @@ def _with_payload(original: Callable[..., Answer]) -> Callable[..., Answer]:
     return execute
 
 
-_runtime = emulator.module("core.lambda_runtime")
-_patch_python(_runtime)
-_patch_node(_runtime)
-emulator.patch(_runtime.Worker, "_spawn", _with_process)
-emulator.patch(_runtime.Worker, "invoke", _with_failure)
+runtime = emulator.module("core.lambda_runtime")
+_patch_python(runtime)
+_patch_node(runtime)
+emulator.patch(runtime.Worker, "_spawn", _with_process)
+emulator.patch(runtime.Worker, "invoke", _with_failure)
 emulator.patch(emulator.module("services.lambda_svc"), "_execute_function_warm", _with_payload)

@@ -8,7 +8,26 @@ import os
 import sys
 from pathlib import Path
 
-SERVICES = ("athena", "glue", "ec2", "secretsmanager", "rds", "iam", "cloudformation", "lambda_errors", "loopback")
+SERVICES = (
+    "athena",
+    "glue",
+    "ec2",
+    "secretsmanager",
+    "rds",
+    "kinesis",
+    "event_sources",
+    "firehose",
+    "stepfunctions",
+    "dynamodb",
+    "sqs",
+    "cloudwatch",
+    "iam",
+    "cloudformation",
+    "redshift",
+    "lambda_errors",
+    "lambda_logs",
+    "loopback",
+)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from local.launcher import layout
-from tests.conformance.test_iam import allow, arn, denied, role, unique, user
+from tests.conformance.test_iam import allow, arn, denied, function, role, unique, user
 from tests.conftest import Aws
 
 CLOUDFORMATION = "cloudformation.amazonaws.com"
@@ -199,6 +199,35 @@ def test_a_stack_makes_bounded_roles_and_passes_only_allowed_ones(aws: Aws) -> N
     assert "iam:PassRole" in failures(client, stack["StackId"])["F"]
 
 
+def test_a_mapping_is_made_for_an_allowed_function_only(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/service-authorization/latest/reference/list_awslambda.html"""
+    client, name = aws.client("cloudformation"), unique("function")
+    queue = aws.client("sqs").create_queue(QueueName=name)["QueueUrl"].rpartition("/")[2]
+    reads = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]
+    function(aws.client("lambda"), name, role(aws, "lambda.amazonaws.com", allow(reads, arn("sqs", queue))))
+    body = template(
+        M=resource("AWS::Lambda::EventSourceMapping", FunctionName=name, EventSourceArn=arn("sqs", queue)),
+    )
+
+    def deployer(allowed: str) -> str:
+        ours = {"ArnLike": {"lambda:FunctionArn": arn("lambda", f"function:{allowed}")}}
+        mappings = arn("lambda", "event-source-mapping:*")
+        return role(
+            aws,
+            CLOUDFORMATION,
+            allow("lambda:CreateEventSourceMapping", "*", **ours),
+            allow("lambda:DeleteEventSourceMapping", mappings, **ours),
+            allow("lambda:GetEventSourceMapping", mappings),
+        )
+
+    stack = create(client, body, RoleARN=deployer("other-*"))
+    assert "lambda:CreateEventSourceMapping" in failures(client, stack["StackId"])["M"]
+    stack = create(client, body, RoleARN=deployer("function-*"))
+    assert stack["StackStatus"] == "CREATE_COMPLETE", failures(client, stack["StackId"])
+    client.delete_stack(StackName=stack["StackName"])
+    assert settled(client, stack["StackId"])["StackStatus"] == "DELETE_COMPLETE"
+
+
 def test_a_log_group_is_made_by_who_may_list_them_all(aws: Aws) -> None:
     """https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazoncloudwatchlogs.html"""
     client, name = aws.client("cloudformation"), f"/{unique()}"
@@ -345,6 +374,31 @@ def test_stack_tags_are_on_what_the_stack_made(aws: Aws) -> None:
             Topic=resource("AWS::SNS::Topic", TopicName=name),
             Network=resource("AWS::EC2::VPC", CidrBlock="10.0.0.0/16"),
             Work=resource("AWS::Athena::WorkGroup", Name=name),
+            Stream=resource("AWS::Kinesis::Stream", Name=name, ShardCount=1),
+            Table=resource(
+                "AWS::DynamoDB::Table",
+                TableName=name,
+                BillingMode="PAY_PER_REQUEST",
+                KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+                AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+            ),
+            Flow=resource(
+                "AWS::StepFunctions::StateMachine",
+                StateMachineName=name,
+                DefinitionString='{"StartAt": "S", "States": {"S": {"Type": "Succeed"}}}',
+                RoleArn=role(aws, "states.amazonaws.com"),
+            ),
+            Alarm=resource(
+                "AWS::CloudWatch::Alarm",
+                AlarmName=name,
+                Namespace="AWS/SQS",
+                MetricName="NumberOfMessagesSent",
+                Statistic="Sum",
+                Period=60,
+                EvaluationPeriods=1,
+                Threshold=1,
+                ComparisonOperator="GreaterThanThreshold",
+            ),
         ),
         Tags=[{"Key": "atlas:test", "Value": value}],
     )
@@ -362,6 +416,10 @@ def test_stack_tags_are_on_what_the_stack_made(aws: Aws) -> None:
         arn("sns", name),
         arn("ec2", f"vpc/{network['StackResourceDetail']['PhysicalResourceId']}"),
         arn("athena", f"workgroup/{name}"),
+        arn("kinesis", f"stream/{name}"),
+        arn("dynamodb", f"table/{name}"),
+        arn("states", f"stateMachine:{name}"),
+        arn("cloudwatch", f"alarm:{name}"),
     }
     client.delete_stack(StackName=stack["StackName"])
     assert settled(client, stack["StackId"])["StackStatus"] == "DELETE_COMPLETE"

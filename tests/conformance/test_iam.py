@@ -322,6 +322,41 @@ def test_a_service_refuses_a_role_that_does_not_trust_it(aws: Aws) -> None:
     assert failure.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
 
 
+def test_a_mapping_is_known_by_its_function(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/service-authorization/latest/reference/list_awslambda.html"""
+    root, names = aws.client("lambda"), [unique("function") for _ in range(2)]
+    queue = aws.client("sqs").create_queue(QueueName=names[0])["QueueUrl"].rpartition("/")[2]
+    reads = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]
+    for name in names:
+        function(root, name, role(aws, "lambda.amazonaws.com", allow(reads, arn("sqs", queue))))
+    ours = {"ArnLike": {"lambda:FunctionArn": arn("lambda", f"function:{names[0]}")}}
+    actions = ["lambda:CreateEventSourceMapping", "lambda:UpdateEventSourceMapping", "lambda:DeleteEventSourceMapping"]
+    client = aws.client("lambda", user(aws, allow(actions, "*", **ours)))
+    assert "lambda:CreateEventSourceMapping" in denied(
+        lambda: client.create_event_source_mapping(FunctionName=names[1], EventSourceArn=arn("sqs", queue))
+    )
+    made = client.create_event_source_mapping(FunctionName=names[0], EventSourceArn=arn("sqs", queue))["UUID"]
+    assert client.update_event_source_mapping(UUID=made, BatchSize=5)["BatchSize"] == 5
+    client.delete_event_source_mapping(UUID=made)
+    foreign = root.create_event_source_mapping(FunctionName=names[1], EventSourceArn=arn("sqs", queue))["UUID"]
+    message = denied(lambda: client.delete_event_source_mapping(UUID=foreign))
+    assert arn("lambda", f"event-source-mapping:{foreign}") in message
+    root.delete_event_source_mapping(UUID=foreign)
+
+
+def test_a_tag_of_the_resource_is_a_condition(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/IAM/latest/UserGuide/access_tags.html"""
+    root, names = aws.client("kinesis"), {team: unique("stream") for team in ("sales", "other")}
+    for team, name in names.items():
+        root.create_stream(StreamName=name, ShardCount=1)
+        root.add_tags_to_stream(StreamName=name, Tags={"team": team})
+    tagged = {"StringEquals": {"aws:ResourceTag/team": "sales"}}
+    reader = aws.client("kinesis", user(aws, allow("kinesis:DescribeStreamSummary", "*", **tagged)))
+    summary = reader.describe_stream_summary(StreamName=names["sales"])["StreamDescriptionSummary"]
+    assert summary["StreamName"] == names["sales"]
+    denied(lambda: reader.describe_stream_summary(StreamName=names["other"]))
+
+
 def test_a_wrong_signature_is_refused_before_any_policy(aws: Aws) -> None:
     """https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import time
@@ -56,20 +57,26 @@ def role(aws: Aws, name: str, service: str, *statements: dict[str, Any]) -> str:
 
 
 def function(aws: Aws, name: str, source: str, *statements: dict[str, Any], **options: Any) -> str:
-    """Return the ARN of a new function whose one file holds ``source``."""
+    """Return the ARN of a new, active function whose one file holds ``source``."""
+    arn = pending_function(aws, name, source, *statements, **options)
+    waiter = aws.client("lambda").get_waiter("function_active_v2")
+    waiter.wait(FunctionName=name, WaiterConfig={"Delay": 1})
+    return arn
+
+
+def pending_function(aws: Aws, name: str, source: str, *statements: dict[str, Any], **options: Any) -> str:
+    """Return the ARN of a new function whose one file holds ``source``; it is active after a moment."""
     runtime = options.setdefault("Runtime", "python3.12")
     package = io.BytesIO()
     with zipfile.ZipFile(package, "w") as archive:
         archive.writestr("app.py" if runtime.startswith("python") else "app.js", source)
-    client = aws.client("lambda")
     options.setdefault("Handler", "app.handler")
-    arn: str = client.create_function(
+    arn: str = aws.client("lambda").create_function(
         FunctionName=name,
         Role=role(aws, f"{name}-role", "lambda.amazonaws.com", *statements),
         Code={"ZipFile": package.getvalue()},
         **options,
     )["FunctionArn"]
-    client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1})
     return arn
 
 
@@ -266,3 +273,25 @@ def test_an_on_failure_destination_gets_the_error(aws: Aws) -> None:
     assert record["responseContext"]["functionError"] == "Unhandled"
     assert record["responsePayload"]["errorType"] == "OutOfStockError"
     assert record["requestPayload"] == {"action": "raise"}
+
+
+def test_an_invocation_ends_with_its_log_complete_and_waits_for_no_more(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/lambda/latest/dg/python-logging.html"""
+    source = """
+import sys
+def handler(event, context):
+    for index in range(event):
+        print("line", index)
+    sys.stdout.write("no end")
+"""
+    function(aws, "logs-python", source)
+    client = aws.client("lambda")
+    took = []
+    for count in (0, 300, *[0] * 10):
+        began = time.monotonic()
+        answer = client.invoke(FunctionName="logs-python", Payload=str(count), LogType="Tail")
+        took.append(time.monotonic() - began)
+        log = base64.b64decode(answer["LogResult"]).decode().splitlines()
+        assert log[-1] == "no end"
+        assert [line for line in log[:-1] if line.startswith("line ")][-1:] == ["line 299"] * bool(count)
+    assert min(took) < 0.045  # the emulator alone waits 50 ms for a line
