@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,19 +88,36 @@ def ensure() -> None:
     _ensure_spark()
 
 
+LAYER_WHEELS: tuple[tuple[str, ...], ...] = (
+    ("--python-version", "3.12", "--platform", "manylinux2014_x86_64"),
+    ("--python-version", "3.12", "--platform", "manylinux2014_aarch64"),
+    (),
+)
+"""Options for the wheels of a layer: those of Lambda's Python on both its architectures, and this machine's own."""
+
+
 def _ensure_layer(requirements: Path) -> None:
-    """Fill a Lambda layer's ``python`` folder, which deployments zip: workers may have no package index."""
+    """Fill a Lambda layer's ``python`` folder, which deployments zip: workers may have no package index.
+
+    Compiled modules carry platform and version in their file names, so those for everywhere fit into one folder.
+    """
     layer = requirements.parent
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    described = f"{sys.version_info[:2]} {platform.machine()}\n{requirements.read_text()}"
+    digest = hashlib.sha256(described.encode()).hexdigest()
     marker = layout.HOME / "layers" / layer.name  # not in the folder, which is what AWS gets
     if (layer / "python").is_dir() and marker.is_file() and marker.read_text() == digest:
         return
-    with step(f"Lambda layer: {layer.name}"):
+    with step(f"Lambda layer: {layer.name}"), tempfile.TemporaryDirectory() as scratch:
         make_installer()
         _remove(layer / "python")
-        only_wheels = ("--only-binary", ":all:", "--python-version", "3.12")
-        _install(layout.AIRFLOW_VENV, *only_wheels, "--target", str(layer / "python"), "-r", str(requirements))
-        marker.parent.mkdir(exist_ok=True)
+        for number, options in enumerate(LAYER_WHEELS):
+            wheels = Path(scratch, str(number))
+            only = ("--only-binary", ":all:", "--no-deps", "--no-compile", *options)
+            _pip(layout.AIRFLOW_VENV, *only, "--target", str(wheels), "-r", str(requirements))
+            shutil.copytree(wheels, layer / "python", dirs_exist_ok=True)
+            if not any(wheels.rglob("*.so")):
+                break  # pure Python is the same everywhere
+        marker.parent.mkdir(parents=True, exist_ok=True)
         marker.write_text(digest)
 
 
@@ -171,6 +189,10 @@ def _install(folder: Path, *arguments: str) -> None:
             return
         except LauncherError as error:
             say(f"Going on with pip. {error}")
+    _pip(folder, *arguments)
+
+
+def _pip(folder: Path, *arguments: str) -> None:
     pip: list[str | Path] = [layout.python(layout.UV_VENV), "-m", "pip", "--python", layout.python(folder)]
     run([*pip, "install", *arguments], f"Installing {arguments[-1]}")
 

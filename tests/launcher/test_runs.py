@@ -73,10 +73,10 @@ def test_the_gates_are_summed_up(gates: list[dict[str, Any]], shown: str) -> Non
     assert outcome.gates == shown
 
 
-def test_rows_are_the_fact_of_that_name() -> None:
-    facts = [{"name": "Days", "value": "3"}, {"name": "Rows", "value": "9721"}]
-    assert runs.Outcome("s01", "success", 1.0, {"facts": facts}, None).rows == "9721"
-    assert runs.Outcome("s01", "failed", 1.0, {}, None).rows == "-"
+def test_the_load_is_the_first_fact() -> None:
+    facts = [{"name": "Rows", "value": "9721"}, {"name": "Days", "value": "3"}]
+    assert runs.Outcome("s01", "success", 1.0, {"facts": facts}, None).load == "9721 rows"
+    assert runs.Outcome("s01", "failed", 1.0, {}, None).load == "-"
 
 
 class _Airflow(BaseHTTPRequestHandler):

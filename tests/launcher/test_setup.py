@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,56 @@ def test_a_failed_installation_is_not_ready_and_says_where_the_log_is(
     with pytest.raises(LauncherError, match=r"Installing six failed: no such package \(all of it: .*setup\.log\)"):
         environment.create()
     assert not environment.ready()
+
+
+@pytest.mark.parametrize(
+    ("modules", "installed"),
+    [
+        pytest.param(["pure.py"], ["pure.py"], id="pure Python is the same everywhere"),
+        pytest.param(
+            ["pure.py", "_core.{}.so"],
+            ["_core.local.so", "_core.manylinux2014_aarch64.so", "_core.manylinux2014_x86_64.so", "pure.py"],
+            id="compiled modules of all platforms lie side by side",
+        ),
+    ],
+)
+def test_a_layer_holds_the_wheels_of_lambda_and_of_this_machine(
+    modules: list[str], installed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def pip(folder: Path, *arguments: str) -> None:
+        wheels = Path(arguments[arguments.index("--target") + 1])
+        tag = arguments[arguments.index("--platform") + 1] if "--platform" in arguments else "local"
+        calls.append(tag)
+        wheels.mkdir(parents=True)
+        for module in modules:
+            (wheels / module.format(tag)).write_text("")
+
+    layer = tmp_path / "some-layer"
+    layer.mkdir()
+    requirements = layer / "requirements.txt"
+    requirements.write_text("some==1\n")
+    monkeypatch.setattr(layout, "HOME", tmp_path / "home")
+    monkeypatch.setattr(environments, "make_installer", lambda: None)
+    monkeypatch.setattr(environments, "_pip", pip)
+
+    environments._ensure_layer(requirements)
+    environments._ensure_layer(requirements)
+
+    assert sorted(path.name for path in (layer / "python").iterdir()) == installed
+    assert len(calls) == len([name for name in installed if name.endswith(".so")] or installed)
+
+    (layer / "python" / "old.py").write_text("")
+    requirements.write_text("some==2\n")
+    environments._ensure_layer(requirements)
+    assert sorted(path.name for path in (layer / "python").iterdir()) == installed
+
+
+def test_functions_are_tested_with_the_versions_of_their_layer() -> None:
+    pins = (layout.REPOSITORY / "include/layers/powertools/requirements.txt").read_text()
+    wanted = dict(line.split("==") for line in pins.splitlines() if not line.startswith("#"))
+    assert {name: metadata.version(name) for name in wanted} == wanted
 
 
 def test_make_with_a_python_too_old_prints_one_line(tmp_path: Path) -> None:

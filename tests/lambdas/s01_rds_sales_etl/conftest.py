@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -14,14 +13,11 @@ import pytest
 
 from local.launcher import layout
 from tests.conftest import Aws
+from tests.lambdas.functions import importable
 
 BUCKET = "s01-functions"
 OWNER, READER = "sales_owner", "sales_reader"
 PASSWORD, READER_PASSWORD = "Owner-passw0rd", "reader's-Passw0rd"
-FOLDERS = (
-    f"{layout.REPOSITORY}/include/lambdas/s01_rds_sales_etl",
-    f"{layout.REPOSITORY}/include/layers/postgres/python",
-)
 TABLES = ("customers", "orders", "order_items", "exchange_rates")
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
 
@@ -132,7 +128,7 @@ def running_source(aws: Aws) -> Iterator[Source]:
     )
     endpoint = rds.describe_db_instances(DBInstanceIdentifier="s01-functions")["DBInstances"][0]["Endpoint"]
     address = {"host": endpoint["Address"], "port": endpoint["Port"]}
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, importable("lambdas/s01_rds_sales_etl", "layers/postgres/python"):
         for name, value in {
             "AWS_DEFAULT_REGION": layout.REGION,
             "AWS_LAMBDA_FUNCTION_NAME": "s01-functions",
@@ -145,17 +141,12 @@ def running_source(aws: Aws) -> Iterator[Source]:
             "QUARANTINE_PREFIX": "quarantine",
         }.items():
             patch.setenv(name, value)
-        patch.setattr(sys, "path", [*FOLDERS, *sys.path])
         source = Source(aws, address)
         patch.setattr(importlib.import_module("database"), "_secrets", secrets)
         patch.setattr(source.load_source, "_s3", source.s3)
         source.load_all({})  # makes the tables
         with source.owner:
             yield source
-        # Functions of other scenarios have modules of the same names, and Airflow other versions of the layer's.
-        for name, module in list(sys.modules.items()):
-            if (getattr(module, "__file__", None) or "").startswith(FOLDERS):
-                del sys.modules[name]
     rds.delete_db_instance(DBInstanceIdentifier="s01-functions", SkipFinalSnapshot=True)
 
 
