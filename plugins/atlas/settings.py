@@ -18,6 +18,9 @@ ENVIRONMENT: str = conf.get("atlas", "environment", fallback="dev")
 POLL_SECONDS: int = conf.getint("atlas", "poll_seconds", fallback=15)
 """Between two looks at something AWS is busy with."""
 
+BUFFER_SECONDS: int = conf.getint("atlas", "buffer_seconds", fallback=60)
+"""How long Amazon Data Firehose gathers records before it writes an object, unless a run asks for something else."""
+
 SERVICE_ROLE = f"atlas-{ENVIRONMENT}-cloudformation"
 """The role CloudFormation deploys with; deploy/permissions.yaml makes it."""
 
@@ -36,12 +39,21 @@ class Tag(StrEnum):
     """Tags by which a user finds a DAG: its kind first, then the services it uses."""
 
     BATCH = "batch"
+    MESSAGING = "messaging"
+    STREAMING = "streaming"
+    WORKFLOW = "workflow"
     ATHENA = "athena"
+    DYNAMODB = "dynamodb"
+    FIREHOSE = "firehose"
     GLUE = "glue"
+    KINESIS = "kinesis"
     LAMBDA = "lambda"
     RDS = "rds"
+    REDSHIFT = "redshift"
     S3 = "s3"
     SNS = "sns"
+    SQS = "sqs"
+    STEP_FUNCTIONS = "step-functions"
 
 
 def stack_name(scenario: str) -> str:

@@ -20,13 +20,21 @@ from atlas.settings import Tag
 if TYPE_CHECKING:
     from airflow.sdk.types import Operator
 
-KINDS = {Tag.BATCH}
+KINDS = {Tag.BATCH, Tag.MESSAGING, Tag.STREAMING, Tag.WORKFLOW}
 SECTIONS = ("Alternatives", "Scaling", "Failure", "Security", "Cost")
 BOUNDS = ("enum", "minimum", "maximum", "pattern", "format")
 DEFAULTS = ("owner", "retries", "retry_delay", "execution_timeout")
 MACHINERY: dict[str, type] = {"report": RunReportOperator, "notify": SnsPublishOperator, "verdict": VerdictOperator}
 PROVIDER = "airflow.providers.amazon.aws.operators."
-OPERATORS = {Tag.ATHENA: "athena", Tag.GLUE: "glue", Tag.LAMBDA: "lambda_function", Tag.SNS: "sns"}
+OPERATORS = {
+    Tag.ATHENA: "athena",
+    Tag.GLUE: "glue",
+    Tag.LAMBDA: "lambda_function",
+    Tag.REDSHIFT: "redshift_data",
+    Tag.SNS: "sns",
+}
+CALLED_BY_AWS = {Tag.LAMBDA}
+"""What streams, queues and workflows start themselves; in a batch DAG an operator does."""
 PASSES_FAILURE_ON = {
     TriggerRule.ALL_SUCCESS,
     TriggerRule.NONE_FAILED,
@@ -154,7 +162,7 @@ def uses_the_providers_operators(dag: DAG) -> Iterator[str]:
         used = PROVIDER + module in modules
         if used and tag not in dag.tags:
             yield f"uses {module} operators without the tag {tag}"
-        if not used and tag in dag.tags and Tag.BATCH in dag.tags:
+        if not used and tag in dag.tags and (Tag.BATCH in dag.tags or tag not in CALLED_BY_AWS):
             yield f"has the tag {tag} and no task with a {module} operator of the provider"
 
 

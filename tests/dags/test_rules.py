@@ -98,6 +98,11 @@ def test_a_sound_dag_keeps_the_rule(rule: Callable[[DAG], Iterator[str]]) -> Non
     assert list(rule(sound_dag())) == []
 
 
+def test_a_stream_starts_its_functions_itself() -> None:
+    dag = sound_dag(tags=[Tag.STREAMING, Tag.GLUE, Tag.LAMBDA, Tag.SNS])
+    assert not list(rules.uses_the_providers_operators(dag))
+
+
 @pytest.mark.parametrize(
     ("rule", "changes", "edit", "named"),
     [
@@ -223,6 +228,13 @@ def test_a_sound_dag_keeps_the_rule(rule: Callable[[DAG], Iterator[str]]) -> Non
             nothing,
             "athena operator",
             id="operator missing",
+        ),
+        pytest.param(
+            rules.uses_the_providers_operators,
+            {"tags": [Tag.STREAMING, Tag.GLUE, Tag.SNS, Tag.REDSHIFT]},
+            nothing,
+            "redshift_data operator",
+            id="operator missing in a stream",
         ),
     ],
 )

@@ -335,6 +335,69 @@ class TestOperator:
         assert not isinstance(raised.value, AirflowFailException), "worth another try"
         assert bench.stored == {}
 
+    @pytest.mark.parametrize(
+        "place",
+        [
+            pytest.param({"workgroup_name": "atlas"}, id="serverless"),
+            pytest.param({"cluster_identifier": "atlas"}, id="cluster"),
+        ],
+    )
+    def test_a_data_set_in_redshift_is_judged_there(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, place: dict[str, str]
+    ) -> None:
+        hook = MagicMock(database="sales", workgroup_name=place.get("workgroup_name"), cluster_identifier="atlas")
+        hook.rows.side_effect = [
+            [{"orphans": 3, "by_order": Decimal("9.10"), "by_item": Decimal("9.10"), "orders": 2}],
+            [{"rule": "orphan", "item": "i-1"}],
+        ]
+        made = MagicMock(return_value=hook)
+        monkeypatch.setattr(quality, "WarehouseHook", made)
+        gate = bench.gate(workgroup=None, secret_arn="secret", **place)
+        with pytest.raises(AirflowFailException, match="orphan: observed 3"):
+            gate.execute({"ti": bench.ti})
+        arguments = made.call_args.kwargs
+        assert (arguments["database"], arguments["secret_arn"]) == ("sales", "secret")
+        assert (arguments["workgroup_name"], arguments["cluster_identifier"]) == (
+            place.get("workgroup_name"),
+            place.get("cluster_identifier"),
+        )
+        assert [call.args[0] for call in hook.rows.call_args_list] == ["SELECT measures", "SELECT rows"]
+        assert bench.document["samples"] == [{"rule": "orphan", "item": "i-1"}]
+        assert bench.document["source"] == "Redshift, database sales, atlas"
+        gate.on_kill()
+        hook.cancel.assert_called_once_with()
+
+    def test_measures_of_an_earlier_task_are_judged_as_they_are(self, bench: Bench) -> None:
+        measures = {"orphans": 3, "by_order": Decimal("9.10"), "by_item": Decimal("9.10"), "orders": 2}
+        violations = [{"rule": "orphan", "item": number} for number in range(30)]
+        given = {"sql": None, "violations_sql": None, "database": None, "workgroup": None, "measures": measures}
+        with pytest.raises(AirflowFailException, match="orphan: observed 3"):
+            bench.execute(**given, violations=violations)
+        assert bench.document["samples"] == [{"rule": "orphan", "item": str(number)} for number in range(20)]
+        assert bench.document["source"] == "measures of an earlier task"
+        assert bench.execute(**given | {"measures": measures | {"orphans": 0}})["passed"]
+        bench.athena.run_query.assert_not_called()
+
+    def test_a_task_that_measured_nothing_is_no_verdict(self, bench: Bench) -> None:
+        gate = bench.gate(sql=None, workgroup=None, measures={"orders": 1})
+        gate.measures = None  # rendered from a task that was skipped
+        with pytest.raises(AirflowException, match="must be one row, the earlier task gave 0"):
+            gate.execute({"ti": bench.ti})
+
+    @pytest.mark.parametrize(
+        "place",
+        [
+            pytest.param({"workgroup": None}, id="nowhere"),
+            pytest.param({"workgroup_name": "atlas"}, id="two engines"),
+            pytest.param({"measures": {"orders": 1}}, id="engine and measures"),
+            pytest.param({"workgroup": None, "measures": {"orders": 1}}, id="sql and measures"),
+            pytest.param({"sql": None}, id="no sql"),
+        ],
+    )
+    def test_rows_come_from_one_place(self, bench: Bench, place: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="give measures, or sql with one of"):
+            bench.gate(**place)
+
     def test_mapped_gates_do_not_overwrite_each_other(self, bench: Bench) -> None:
         bench.ti.map_index = 4
         bench.answers(answer(GOOD))

@@ -18,7 +18,11 @@ MANAGED_POLICY_CHARACTERS = 6_144
 ROLE_POLICIES_CHARACTERS = 10_240
 
 WITHOUT_RESOURCE = {
+    "dynamodb:ListStreams": "a listing",
+    "ec2:DescribeAccountAttributes": "a listing",
+    "ec2:DescribeAddresses": "a listing",
     "ec2:DescribeAvailabilityZones": "zones belong to the region",
+    "ec2:DescribeInternetGateways": "a listing",
     "ec2:DescribeNetworkInterfaces": "a listing",
     "ec2:DescribeRouteTables": "a listing",
     "ec2:DescribeSecurityGroupRules": "a listing",
@@ -28,10 +32,42 @@ WITHOUT_RESOURCE = {
     "ec2:DescribeVpcEndpoints": "a listing",
     "ec2:DescribeVpcs": "a listing",
     "kms:CreateKey": "a key has no name before it exists",
+    "lambda:CreateEventSourceMapping": "a mapping has an id and no name; the condition lambda:FunctionArn limits it",
+    "logs:CreateLogDelivery": "a delivery has an id and no name",
+    "logs:DeleteLogDelivery": "a delivery has an id and no name",
+    "logs:DescribeResourcePolicies": "a listing",
+    "logs:GetLogDelivery": "a delivery has an id and no name",
+    "logs:ListLogDeliveries": "a listing",
+    "logs:PutResourcePolicy": "such a policy belongs to the region",
+    "logs:UpdateLogDelivery": "a delivery has an id and no name",
+    "redshift-data:CancelStatement": "a statement belongs to the principal that made it",
+    "redshift-data:DescribeStatement": "a statement belongs to the principal that made it",
+    "redshift-data:GetStatementResult": "a statement belongs to the principal that made it",
+    "redshift-data:ListStatements": "a listing of the principal's own",
     "secretsmanager:GetRandomPassword": "makes text and touches no secret",
+    "states:SendTaskFailure": "the task token says which execution",
+    "states:SendTaskSuccess": "the task token says which execution",
 }
 """Actions that IAM matches with no resource but ``*``, and why that is so:
 https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html"""
+
+ENCRYPTED = {
+    "AWS::DynamoDB::Table": "SSESpecification.KMSMasterKeyId",
+    "AWS::Kinesis::Stream": "StreamEncryption.KeyId",
+    "AWS::KinesisFirehose::DeliveryStream": (
+        "ExtendedS3DestinationConfiguration.EncryptionConfiguration.KMSEncryptionConfig.AWSKMSKeyARN"
+    ),
+    "AWS::RDS::DBInstance": "KmsKeyId",
+    "AWS::RedshiftServerless::Namespace": "KmsKeyId",
+    "AWS::SNS::Topic": "KmsMasterKeyId",
+    "AWS::SQS::Queue": "KmsMasterKeyId",
+    "AWS::SecretsManager::Secret": "KmsKeyId",
+}
+"""Where a resource that keeps data names the key it is encrypted with."""
+
+QUEUE_SECONDS = 1_209_600
+"""The longest a queue can keep a message:
+https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html"""
 
 ANYTHING = re.compile(r"(arn:[^:]*:[^:]*:[^:]*:[^:]*:)?\*")
 ACCOUNT_ROOT = {"AWS": {"Fn::Sub": "arn:${AWS::Partition}:iam::${AWS::AccountId}:root"}}
@@ -115,6 +151,79 @@ def buckets_are_closed(template: Template) -> Iterator[str]:
             yield f"{name}: answers without TLS"
 
 
+def what_is_kept_is_encrypted(template: Template) -> Iterator[str]:
+    """By a key of this project's own, so that its policy and its log say who can read what."""
+    for kind, path in ENCRYPTED.items():
+        for name, body in resources(template, kind).items():
+            if not _inside(properties(body), path):
+                yield f"{name}: not encrypted by {path}"
+
+
+def log_groups_are_emptied(template: Template) -> Iterator[str]:
+    for name, group in resources(template, "AWS::Logs::LogGroup").items():
+        if not properties(group).get("RetentionInDays"):
+            yield f"{name}: kept for ever"
+
+
+def tables_can_be_restored(template: Template) -> Iterator[str]:
+    for name, table in resources(template, "AWS::DynamoDB::Table").items():
+        if not _inside(properties(table), "PointInTimeRecoverySpecification.PointInTimeRecoveryEnabled"):
+            yield f"{name}: no point-in-time recovery"
+
+
+def queues_have_dead_letters(template: Template) -> Iterator[str]:
+    """A message that always fails must end somewhere, and stay there as long as SQS keeps it."""
+    queues = {name: properties(queue) for name, queue in resources(template, "AWS::SQS::Queue").items()}
+    dead = {_logical_id(_inside(queue, "RedrivePolicy.deadLetterTargetArn")) for queue in queues.values()}
+    for name, queue in queues.items():
+        if name in dead:
+            if queue.get("MessageRetentionPeriod") != QUEUE_SECONDS:
+                yield f"{name}: dead letters are kept shorter than they could be"
+        elif not queue.get("RedrivePolicy"):
+            yield f"{name}: no dead-letter queue"
+
+
+def sources_are_read_to_the_end(template: Template) -> Iterator[str]:
+    """A batch that fails is retried a limited time, part by part, and then set aside with its content.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/services-kinesis-parameters.html
+    """
+    for name, mapping in _mappings(template):
+        if mapping.get("FunctionResponseTypes") != ["ReportBatchItemFailures"]:
+            yield f"{name}: a failed record repeats its whole batch"
+        source = template["Resources"].get(_logical_id(mapping["EventSourceArn"]), {})
+        if source.get("Type") == "AWS::SQS::Queue":
+            continue
+        if mapping.get("StartingPosition") != "TRIM_HORIZON":
+            yield f"{name}: records from before the mapping are skipped"
+        if mapping.get("BisectBatchOnFunctionError") is not True:
+            yield f"{name}: a batch that fails is not split"
+        if mapping.get("ParallelizationFactor", 1) != 1:
+            yield f"{name}: batches of one shard overtake each other"
+        for limit in ("MaximumRetryAttempts", "MaximumRecordAgeInSeconds"):
+            if mapping.get(limit) in (None, -1):
+                yield f"{name}: a poison record blocks its shard, {limit} is not limited"
+        if ":s3:" not in _text(_inside(mapping, "DestinationConfig.OnFailure.Destination")):
+            yield f"{name}: what is given up is lost, no bucket takes it"
+
+
+def workflows_keep_a_log(template: Template) -> Iterator[str]:
+    for name, machine in resources(template, "AWS::Serverless::StateMachine").items():
+        logging = properties(machine).get("Logging", {})
+        if logging.get("Level", "OFF") == "OFF" or not logging.get("Destinations"):
+            yield f"{name}: no log"
+        if logging.get("IncludeExecutionData"):
+            yield f"{name}: task tokens in the log"
+
+
+def alarms_tell_somebody(template: Template) -> Iterator[str]:
+    for name, alarm in resources(template, "AWS::CloudWatch::Alarm").items():
+        if not properties(alarm).get("AlarmActions"):
+            yield f"{name}: nobody hears of it"
+        if not properties(alarm).get("TreatMissingData"):
+            yield f"{name}: does not say what no data means"
+
+
 def permissions_are_within(template: Template, boundary: Template) -> Iterator[str]:
     """Yield what the roles of ``template`` are given in vain, because the boundary holds it back."""
     allowed = {
@@ -133,6 +242,13 @@ RULES = (
     policies_fit,
     functions_have_their_log_group,
     buckets_are_closed,
+    what_is_kept_is_encrypted,
+    log_groups_are_emptied,
+    tables_can_be_restored,
+    queues_have_dead_letters,
+    sources_are_read_to_the_end,
+    workflows_keep_a_log,
+    alarms_tell_somebody,
 )
 
 
@@ -171,6 +287,30 @@ def _denies_plain_http(policy: dict[str, Any], bucket: str) -> bool:
         and statement.get("Condition") == {"Bool": {"aws:SecureTransport": "false"}}
         for statement in as_list(policy["PolicyDocument"]["Statement"])
     )
+
+
+def _mappings(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the settings of each event source mapping, also of those SAM makes of a function's events."""
+    for name, mapping in resources(template, "AWS::Lambda::EventSourceMapping").items():
+        yield name, properties(mapping)
+    for name, function in resources(template, "AWS::Serverless::Function").items():
+        for event, body in properties(function).get("Events", {}).items():
+            source = body["Properties"].get("Stream") or body["Properties"].get("Queue")
+            if body["Type"] in ("DynamoDB", "Kinesis", "SQS"):
+                yield f"{name} {event}", {"EventSourceArn": source, **body["Properties"]}
+
+
+def _logical_id(value: Any) -> str:
+    """Return the logical id of the resource that ``value`` takes an attribute of; nothing for other values."""
+    attribute = value.get("Fn::GetAtt", [""]) if isinstance(value, dict) else [""]
+    return _text(attribute[0])
+
+
+def _inside(value: Any, path: str) -> Any:
+    """Return what lies at the dotted ``path``, None if it leads nowhere."""
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _text(value: Any) -> str:

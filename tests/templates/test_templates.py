@@ -116,13 +116,74 @@ def only_tls(**statement: Any) -> dict[str, Any]:
     }
 
 
+def table(**properties: Any) -> dict[str, Any]:
+    """Return a table with all it needs, but for ``properties``."""
+    sound = {
+        "SSESpecification": {"SSEEnabled": True, "SSEType": "KMS", "KMSMasterKeyId": "key"},
+        "PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True},
+    }
+    return {"Type": "AWS::DynamoDB::Table", "Properties": sound | properties}
+
+
+def queue(**properties: Any) -> dict[str, Any]:
+    """Return a queue whose dead letters go to the queue ``Dead``, but for ``properties``."""
+    redrive = {"deadLetterTargetArn": {"Fn::GetAtt": ["Dead", "Arn"]}, "maxReceiveCount": 3}
+    return {"Type": "AWS::SQS::Queue", "Properties": {"KmsMasterKeyId": "key", "RedrivePolicy": redrive, **properties}}
+
+
+def dead_letters(**properties: Any) -> dict[str, Any]:
+    """Return a queue for dead letters, but for ``properties``."""
+    sound = {"KmsMasterKeyId": "key", "MessageRetentionPeriod": 1209600}
+    return {"Type": "AWS::SQS::Queue", "Properties": sound | properties}
+
+
+def mapping(**properties: Any) -> dict[str, Any]:
+    """Return a mapping of the table's stream that gives nothing up for lost, but for ``properties``."""
+    sound = {
+        "EventSourceArn": {"Fn::GetAtt": ["Table", "StreamArn"]},
+        "StartingPosition": "TRIM_HORIZON",
+        "FunctionResponseTypes": ["ReportBatchItemFailures"],
+        "BisectBatchOnFunctionError": True,
+        "MaximumRetryAttempts": 5,
+        "MaximumRecordAgeInSeconds": 3600,
+        "DestinationConfig": {"OnFailure": {"Destination": {"Fn::Sub": "arn:${AWS::Partition}:s3:::${Lake}"}}},
+    }
+    return {"Type": "AWS::Lambda::EventSourceMapping", "Properties": sound | properties}
+
+
+def workflow(**logging: Any) -> dict[str, Any]:
+    """Return a state machine with a log, but for ``logging``."""
+    sound = {"Level": "ERROR", "IncludeExecutionData": False, "Destinations": [{}]}
+    return {"Type": "AWS::Serverless::StateMachine", "Properties": {"Role": "arn", "Logging": sound | logging}}
+
+
+def alarm(**properties: Any) -> dict[str, Any]:
+    """Return an alarm that is heard, but for ``properties``."""
+    sound = {"AlarmActions": ["topic"], "TreatMissingData": "notBreaching"}
+    return {"Type": "AWS::CloudWatch::Alarm", "Properties": sound | properties}
+
+
 def boundary(*actions: str) -> Template:
     """Return a boundary of these actions."""
     body = {"PolicyDocument": policy(Action=list(actions))}
     return template(Boundary={"Type": "AWS::IAM::ManagedPolicy", "Properties": body})
 
 
-SOUND = template(Key=key(), Role=role(), Load=function(), LoadLogs=log_group(), Lake=bucket(), LakePolicy=only_tls())
+SOUND = template(
+    Key=key(),
+    Role=role(),
+    Load=function(),
+    LoadLogs=log_group(),
+    Lake=bucket(),
+    LakePolicy=only_tls(),
+    Table=table(),
+    Queue=queue(),
+    Dead=dead_letters(),
+    Changes=mapping(),
+    Messages=mapping(EventSourceArn={"Fn::GetAtt": ["Queue", "Arn"]}, StartingPosition=None),
+    Workflow=workflow(),
+    Alarm=alarm(),
+)
 
 
 def test_there_are_templates() -> None:
@@ -146,6 +207,10 @@ def test_no_check_is_switched_off(file: Path) -> None:
     [
         pytest.param({"Type": "AWS::SQS::Queue"}, STATEFUL, id="no deletion policy"),
         pytest.param({"Type": "AWS::Logs::LogGroup", "DeletionPolicy": "Delete"}, STATEFUL, id="no replace policy"),
+        pytest.param({"Type": "AWS::Kinesis::Stream"}, STATEFUL, id="a stream's policy"),
+        pytest.param(
+            {"Type": "AWS::DynamoDB::Table", "Properties": {"KeySchema": []}}, STATEFUL, id="a table's policy"
+        ),
         pytest.param({"Type": "AWS::SNS::Topic", "Properties": {"TopicNam": "x"}}, "TopicNam", id="unknown property"),
     ],
 )
@@ -312,6 +377,54 @@ def test_a_sound_template_keeps_the_rule(rule: Rule) -> None:
         pytest.param(
             rules.buckets_are_closed, {"Other": bucket(), "P": only_tls()}, "Other: answers", id="another's policy"
         ),
+        *(
+            pytest.param(
+                rules.what_is_kept_is_encrypted, {"X": {"Type": kind}}, "X: not encrypted", id=f"{kind} in the clear"
+            )
+            for kind in rules.ENCRYPTED
+        ),
+        pytest.param(
+            rules.log_groups_are_emptied, {"L": log_group(RetentionInDays=None)}, "for ever", id="any log for ever"
+        ),
+        pytest.param(
+            rules.tables_can_be_restored,
+            {"T": table(PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False})},
+            "no point-in-time",
+            id="no recovery",
+        ),
+        pytest.param(
+            rules.queues_have_dead_letters, {"Q": queue(RedrivePolicy=None)}, "Q: no dead", id="no dead letters"
+        ),
+        pytest.param(
+            rules.queues_have_dead_letters,
+            {"Q": queue(), "Dead": dead_letters(MessageRetentionPeriod=345600)},
+            "Dead: dead letters",
+            id="dead letters of four days",
+        ),
+        *(
+            pytest.param(rules.sources_are_read_to_the_end, {"M": wrong}, named, id=f"mapping, {named}")
+            for wrong, named in [
+                (mapping(FunctionResponseTypes=None), "whole batch"),
+                (mapping(StartingPosition="LATEST"), "skipped"),
+                (mapping(BisectBatchOnFunctionError=False), "not split"),
+                (mapping(ParallelizationFactor=2), "overtake"),
+                (mapping(MaximumRetryAttempts=-1), "MaximumRetryAttempts"),
+                (mapping(MaximumRecordAgeInSeconds=None), "MaximumRecordAgeInSeconds"),
+                (mapping(DestinationConfig={"OnFailure": {"Destination": {"Fn::GetAtt": ["Q", "Arn"]}}}), "is lost"),
+            ]
+        ),
+        pytest.param(
+            rules.sources_are_read_to_the_end,
+            {"F": function(Events={"Q": {"Type": "SQS", "Properties": {"Queue": {"Fn::GetAtt": ["Q", "Arn"]}}}})},
+            "F Q: a failed record",
+            id="mapping made by SAM",
+        ),
+        pytest.param(rules.workflows_keep_a_log, {"W": workflow(Level="OFF")}, "no log", id="workflow without a log"),
+        pytest.param(
+            rules.workflows_keep_a_log, {"W": workflow(IncludeExecutionData=True)}, "tokens", id="tokens in a log"
+        ),
+        pytest.param(rules.alarms_tell_somebody, {"A": alarm(AlarmActions=None)}, "nobody", id="silent alarm"),
+        pytest.param(rules.alarms_tell_somebody, {"A": alarm(TreatMissingData=None)}, "no data", id="vague alarm"),
     ],
 )
 def test_the_rule_names_what_is_wrong(rule: Rule, resources: dict[str, Any], named: str) -> None:

@@ -1,0 +1,1 @@
+"""Sensors for what the Amazon provider has none for."""
