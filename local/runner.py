@@ -31,6 +31,7 @@ def configure(home: Path) -> None:
             "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": "true",
             "AIRFLOW__ATLAS__ENVIRONMENT": layout.ENVIRONMENT,
             "AIRFLOW__ATLAS__POLL_SECONDS": "1",
+            "AIRFLOW__ATLAS__BUFFER_SECONDS": "1",
             "AIRFLOW__ATLAS__RETRY_SECONDS": "1",
         }
     )
@@ -38,8 +39,9 @@ def configure(home: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished DAG run: its state, its tasks' states and durations, and what its report says."""
+    """A finished DAG run: its id and state, its tasks' states and durations, and what its report says."""
 
+    run_id: str
     state: str
     tasks: dict[str, set[str]]
     """Task id to the states of its instances (several for a mapped task)."""
@@ -99,7 +101,7 @@ class Scenarios:
             tasks.setdefault(instance.task_id, set()).add(str(instance.state))
             seconds[instance.task_id] = seconds.get(instance.task_id, 0) + (instance.duration or 0)
         key = f"{stem}/runs/{result.run_id}/report.json"
-        return Run(str(result.state), tasks, seconds, json.loads(self.read(key)))
+        return Run(result.run_id, str(result.state), tasks, seconds, json.loads(self.read(key)))
 
     def query(self, sql: str) -> list[dict[str, str]]:
         """Return the rows of an Athena query on the environment's database.
@@ -125,8 +127,12 @@ class Scenarios:
 
     def read(self, key: str) -> str:
         """Return the text of an object in the lake."""
+        return self.read_bytes(key).decode()
+
+    def read_bytes(self, key: str) -> bytes:
+        """Return the content of an object in the lake."""
         body: bytes = self.client("s3").get_object(Bucket=self.lake, Key=key)["Body"].read()
-        return body.decode()
+        return body
 
     def objects(self, prefix: str) -> dict[str, str]:
         """Return the lake's objects below ``prefix``: key to ETag."""

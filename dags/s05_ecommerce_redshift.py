@@ -1,0 +1,277 @@
+"""# s05: e-commerce transactions in the warehouse, in real time
+
+*How do you analyse a shop's transactions in real time with Kinesis, Lambda and S3, with aggregates and queries in
+Redshift?*
+
+    transactions -> Kinesis -> Lambda (validate, enrich) -> Firehose -> S3 -> COPY, MERGE -> Redshift Serverless
+                    Kinesis -> Firehose -> raw archive      malformed -> quarantine         -> minutes, baskets
+
+**Exactly once, at the sink.** Everything up to S3 delivers at least once: producers repeat, a function that dies is
+repeated, Firehose repeats. Each row carries its transaction, its line and its place in the stream. A load copies the
+objects that the ledger does not know to a staging table, keeps one copy of each line, merges on transaction and line,
+and writes the ledger, all in one transaction. An object or a line that comes again changes only a counter.
+
+**Event time.** Minutes are those in which something was sold. A line that comes more than five minutes after its
+minute was published is counted there all the same and marked late.
+
+**Alternatives.** A streaming materialized view reads Kinesis within seconds, without enrichment and quarantine, and
+deduplicates by query. Firehose's own Redshift target needs a publicly accessible cluster and delivers at least once.
+DynamoDB aggregates (s08) answer in a second what is known beforehand; SQL answers what nobody has thought of yet.
+
+**Scaling.** A shard takes 1 MB and 1,000 records a second; the function needs about a fifth of a core for that. Rows
+are visible one Firehose buffer (60 s) plus one load (seconds) after they arrive. Load more often than that and MERGE
+overhead dominates; a load's cost grows with what is new, because the sort key prunes nothing for keys: at some hundred
+million lines, bound the MERGE by time.
+
+**Failure.** A malformed transaction lies in `quarantine/` with the reason; mend and send it with `make replay`. A
+batch that fails twenty times lies below `aws/lambda/<mapping>/` with its records. A failed load rolls back whole and
+names file, line and reason; clear the task. Alarms: errors, falling behind, rows that do not reach S3.
+
+**Security.** Warehouse in private subnets, reached by the Data API with temporary credentials only; the admin password
+is managed and never read; each role confined to its prefixes below a permissions boundary. **PII.** Customer numbers
+only.
+
+**Cost.** Two shards 0.03 USD an hour; Redshift Serverless with 8 RPU 2.88 USD an hour while a query runs, at least a
+minute each time; Firehose 0.029 USD per GB, rows travel together because each record counts as 5 KB.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow.providers.amazon.aws.operators.redshift_data import RedshiftDataOperator
+from airflow.providers.amazon.aws.operators.sns import SnsPublishOperator
+from airflow.sdk import DAG, Param, TriggerRule, chain, task
+from atlas.operators.health import CheckHealthOperator
+
+from atlas import settings
+from atlas.operators.cloudformation import DeployStackOperator, RemoveStackOperator
+from atlas.operators.quality import QualityGateOperator
+from atlas.operators.report import RunReportOperator
+from atlas.operators.verdict import VerdictOperator
+from atlas.operators.warehouse import WarehouseLoadOperator
+from atlas.paths import include_folder
+from atlas.reports.charts import Chart, Table
+from atlas.scenarios import s05_ecommerce_redshift as scenario
+from atlas.settings import Tag
+
+STEM = Path(__file__).stem
+INCLUDE = include_folder(__file__)
+STACK = settings.stack_name(STEM)
+FROM_PLATFORM = (
+    *("LakeBucket", "KeyArn", "AlertTopicArn", "PrivateSubnetA", "PrivateSubnetB", "PrivateSubnetC"),
+    "DatabaseGroup",
+)
+LAKE = f"s3://{{{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}}}/{STEM}"
+TABLES_AND_VIEWS = (
+    *("create_sale_lines", "create_arrived_lines", "create_distinct_lines", "create_load_ledger"),
+    *("create_expected_lines", "drop_sales_by_minute", "create_sales_by_minute", "drop_baskets", "create_baskets"),
+)
+"""Views are made anew, because Redshift has no CREATE OR REPLACE for materialized ones and theirs may have changed."""
+LOAD = ("load_clear_arrived", "load_copy", "load_clear_distinct", "load_distinct", "load_merge")
+VIEWS = ("sales_by_minute", "baskets")
+RESULTS = ("unload_hours", "unload_categories", "unload_summary")
+WATCHED = (
+    *("deploy_platform", "deploy_stack", "create_tables", "feed", "expect", "load_warehouse"),
+    *(f"refresh_{view}" for view in VIEWS),
+    *("quality_gate", "check_health", "unload", "remove_stack"),
+)
+MAY_BE_SKIPPED = ("remove_stack",)
+"""Skipped when the stack is kept."""
+
+PARAMS = {
+    "events": Param(
+        2000, type="integer", minimum=0, maximum=100_000, title="Transactions", description="0 only watches"
+    ),
+    "seed": Param(7, type="integer", minimum=0, maximum=999, title="Seed", description="Same seed, same transactions"),
+    "source_uri": Param(
+        None,
+        type=["null", "string"],
+        title="Own data",
+        description="s3:// address of UCI Online Retail CSVs, plain or gzip, replayed in the order of their time",
+    ),
+    "speed": Param(
+        None,
+        type=["null", "number"],
+        exclusiveMinimum=0,
+        title="Speed of the replay",
+        description="Seconds of the shop's time per second; none: as fast as the stream takes it",
+    ),
+    "rate": Param(
+        None, type=["null", "number"], exclusiveMinimum=0, title="Rate", description="At most so many events a second"
+    ),
+    "duplicates_percent": Param(10, type="number", minimum=0, maximum=100, title="Sent twice (%)"),
+    "malformed_percent": Param(1, type="number", minimum=0, maximum=100, title="Damaged copies (%)"),
+    "crash_percent": Param(
+        0,
+        type="number",
+        minimum=0,
+        maximum=50,
+        title="Rehearsed crashes (%)",
+        description="How often the function dies before it hands its rows over, and again before it says so",
+    ),
+    "buffer_seconds": Param(
+        settings.BUFFER_SECONDS,
+        type="integer",
+        minimum=0,
+        maximum=900,
+        title="Firehose buffer (seconds)",
+        description="Shorter is fresher, in more and smaller objects",
+    ),
+    "keep_stack": Param(True, type="boolean", title="Keep the stack", description="The stream costs by the hour"),
+}
+
+with DAG(
+    dag_id=STEM,
+    description="Transactions from Kinesis through Lambda and Firehose into Redshift, exactly once",
+    doc_md=__doc__,
+    schedule=None,
+    max_active_runs=1,
+    default_args=settings.DEFAULT_ARGS,
+    params=PARAMS,
+    tags=[Tag.STREAMING, Tag.KINESIS, Tag.LAMBDA, Tag.FIREHOSE, Tag.S3, Tag.REDSHIFT, Tag.SNS],
+    template_searchpath=[str(INCLUDE / "sql")],
+) as dag:
+    deploy_platform = DeployStackOperator(
+        task_id="deploy_platform",
+        template="platform.yaml",
+        stack_name=settings.PLATFORM_STACK,
+        service_role=settings.SERVICE_ROLE,
+        parameters={"Environment": settings.ENVIRONMENT},
+        tags=settings.cost_tags("platform"),
+        poll_interval=settings.POLL_SECONDS,
+    )
+    platform = deploy_platform.output
+    lake = platform["LakeBucket"]
+    deploy_stack = DeployStackOperator(
+        task_id="deploy_stack",
+        template=f"{STEM}.yaml",
+        stack_name=STACK,
+        service_role=settings.SERVICE_ROLE,
+        artifact_bucket=platform["ArtifactBucket"],
+        parameters={
+            "Environment": settings.ENVIRONMENT,
+            "CrashShare": "{{ params.crash_percent / 100 }}",
+            "BufferSeconds": "{{ params.buffer_seconds }}",
+            **{name: platform[name] for name in FROM_PLATFORM},
+        },
+        tags=settings.cost_tags(STEM),
+        poll_interval=settings.POLL_SECONDS,
+    )
+    stack = deploy_stack.output
+    run_prefix = f"{LAKE}/runs/{{{{ run_id }}}}"
+
+    warehouse = {
+        "database": stack["Database"],
+        "workgroup_name": stack["Workgroup"],
+        "poll_interval": settings.POLL_SECONDS,
+    }
+
+    def statements(*names: str) -> list[str]:
+        return [f"{STEM}/{name}.sql" for name in names]
+
+    create_tables = RedshiftDataOperator(task_id="create_tables", sql=statements(*TABLES_AND_VIEWS), **warehouse)
+    feed = task(scenario.feed)(lake, stack["Stream"], run_prefix)
+    expect = RedshiftDataOperator(
+        task_id="expect", sql=statements("clear_expected_lines", "fill_expected_lines"), **warehouse
+    )
+    load_warehouse = WarehouseLoadOperator(
+        task_id="load_warehouse",
+        source_prefix=f"{LAKE}/rows/",
+        manifest_prefix=f"{LAKE}/manifests/",
+        sql=statements(*LOAD),
+        ledger="load_ledger",
+        complete_sql=f"{STEM}/load_missing.sql",
+        timeout=1800,
+        **warehouse,
+    )
+    refresh = [
+        RedshiftDataOperator(task_id=f"refresh_{view}", sql=f"{STEM}/refresh_{view}.sql", **warehouse) for view in VIEWS
+    ]
+    quality_gate = QualityGateOperator(
+        task_id="quality_gate",
+        dataset="Sales in the warehouse",
+        suite=INCLUDE / "expectations" / f"{STEM}.py",
+        suite_function="warehouse",
+        sql=f"{STEM}/gate_measures.sql",
+        violations_sql=f"{STEM}/gate_violations.sql",
+        output_prefix=run_prefix,
+        **warehouse,
+    )
+    check_health = CheckHealthOperator(
+        task_id="check_health",
+        stack_name=STACK,
+        failed="s3://{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}/aws/lambda/"
+        "{{ ti.xcom_pull('deploy_stack')['Mapping'] }}/",
+        quarantine=f"{LAKE}/quarantine/",
+        manifest="{{ ti.xcom_pull('feed')['manifest'] if params.events or params.source_uri else '' }}",
+    )
+    unload = RedshiftDataOperator(task_id="unload", sql=statements(*RESULTS), **warehouse)
+    remove_stack = RemoveStackOperator(
+        task_id="remove_stack", stack_name=STACK, keep="{{ params.keep_stack }}", poll_interval=settings.POLL_SECONDS
+    ).as_teardown(setups=deploy_stack, on_failure_fail_dagrun=True)
+    report = RunReportOperator(
+        task_id="report",
+        title="Transactions in the warehouse",
+        output_prefix=run_prefix,
+        watched=WATCHED,
+        optional=MAY_BE_SKIPPED,
+        facts={
+            "Transactions sent": "{{ ti.xcom_pull('feed')['transactions'] }}",
+            "Net sales sent (GBP)": "{{ ti.xcom_pull('feed')['net_sales'] }}",
+            "Sent twice": "{{ ti.xcom_pull('feed')['duplicates'] }}",
+            "Damaged copies": "{{ ti.xcom_pull('feed')['malformed'] }}",
+            "Rows delivered to S3": "{{ ti.xcom_pull('load_warehouse')['rows'] }}",
+            "Objects loaded": "{{ ti.xcom_pull('load_warehouse')['objects'] }}",
+            "Loads": "{{ ti.xcom_pull('load_warehouse')['rounds'] }}",
+            "Seconds until all was in the warehouse": "{{ ti.xcom_pull('load_warehouse')['seconds'] }}",
+        },
+        gates=["quality_gate"],
+        charts=[
+            Chart(
+                "Revenue by hour of the last four weeks",
+                f"{run_prefix}/hours_000",
+                "hour:T",
+                "revenue:Q",
+                "Hour (UTC)",
+                "Revenue (GBP)",
+            ),
+            Chart(
+                "Net sales by category",
+                f"{run_prefix}/categories_000",
+                "category:N",
+                "net_sales:Q",
+                "Category",
+                "Net sales (GBP)",
+                mark="bar",
+            ),
+        ],
+        tables=[Table("Baskets", f"{run_prefix}/summary_000"), Table("Categories", f"{run_prefix}/categories_000")],
+    )
+    notify = SnsPublishOperator(
+        task_id="notify",
+        target_arn=platform["AlertTopicArn"],
+        subject="{{ (ti.xcom_pull('report') or {}).get('subject', 'FAILED without a report: ' ~ dag.dag_id) }}",
+        message="{{ (ti.xcom_pull('report') or {}).get('message', 'See the log of task report, run ' ~ run_id) }}",
+        trigger_rule=TriggerRule.ALL_DONE,
+    )
+    verdict = VerdictOperator(task_id="verdict", watched=(*WATCHED, "report", "notify"), optional=MAY_BE_SKIPPED)
+    chain(
+        # SETUP
+        deploy_platform,
+        deploy_stack,
+        # BODY
+        create_tables,
+        feed,
+        expect,
+        load_warehouse,
+        *refresh,
+        [quality_gate, check_health],
+        unload,
+        # TEARDOWN
+        remove_stack,
+        # WHATEVER HAPPENED: after the teardown, because a failed setup task stops all before it
+        report,
+        notify,
+        verdict,
+    )

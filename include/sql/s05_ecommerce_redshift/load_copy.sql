@@ -1,0 +1,4 @@
+COPY arrived_lines
+FROM '{manifest}'
+IAM_ROLE DEFAULT
+MANIFEST GZIP FORMAT JSON 'auto' TIMEFORMAT 'auto'
