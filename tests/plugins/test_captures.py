@@ -86,6 +86,12 @@ def test_what_comes_again_is_a_repeat_or_a_forgery() -> None:
     assert [(c.account, c.amount) for c in load.forged] == [("run-A", Decimal("99")), ("run-B", Decimal("12.30"))]
 
 
+def test_a_forgery_expires_with_its_original() -> None:
+    load = read_captures([line(expires_at="2026-01-01T00:00:00+00:00"), line(amount="99")], "run", NOW)
+
+    assert [c.expires_at for c in load.forged] == [load.first[0].expires_at]
+
+
 @pytest.mark.parametrize(
     ("bad", "why"),
     [

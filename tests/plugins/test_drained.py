@@ -132,11 +132,17 @@ def test_a_queue_counts_messages_in_flight_and_delayed(bench: Bench) -> None:
 
 def test_a_queue_has_to_stay_empty(bench: Bench) -> None:
     """A message that comes back while the queue settles begins the wait anew."""
-    started = time.monotonic()
-    Timer(0.4, bench.sqs.send_message, kwargs={"QueueUrl": bench.queue, "MessageBody": "m"}).start()
-    Timer(0.8, bench.sqs.purge_queue, kwargs={"QueueUrl": bench.queue}).start()
-    look(checkpoints=None, queues=[bench.queue], settle_seconds=0.7, timeout=10)
-    assert time.monotonic() - started > 0.8 + 0.6
+    emptied = []
+
+    def disturb() -> None:
+        bench.sqs.send_message(QueueUrl=bench.queue, MessageBody="m")
+        time.sleep(0.4)
+        emptied.append(time.monotonic())
+        bench.sqs.purge_queue(QueueUrl=bench.queue)
+
+    Timer(0.3, disturb).start()
+    look(checkpoints=None, queues=[bench.queue], settle_seconds=1.5, timeout=20)
+    assert time.monotonic() - emptied[0] >= 1.5
 
 
 def test_a_queue_that_has_not_settled_is_not_drained(bench: Bench) -> None:
@@ -147,16 +153,15 @@ def test_a_queue_that_has_not_settled_is_not_drained(bench: Bench) -> None:
 def test_it_waits_until_the_checkpoint_moves(bench: Bench) -> None:
     (shard_id, last), *_ = LAST.items()
     manifest = bench.feed({shard_id: last})
-    reached: list[float] = []
+    reached = []
 
     def reach() -> None:
-        reached.append(time.monotonic())
+        reached.append(shard_id)
         bench.reach(shard_id, int(last))
 
     Timer(0.5, reach).start()
     look(manifest=manifest, timeout=10)
     assert reached
-    assert time.monotonic() >= reached[0]
 
 
 def test_deferred_it_hands_everything_to_the_trigger(bench: Bench) -> None:

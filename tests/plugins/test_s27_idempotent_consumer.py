@@ -173,6 +173,8 @@ def test_the_feed_says_what_it_sent_and_what_is_true(world: World) -> None:
     assert answer["payments"] + answer["expired"] == 40
     assert 0 < answer["expired"] == len(world.truth["expired"])
     assert 0 < answer["forged"] == len(world.truth["forged"])
+    again = [event for event in sent if event.duplicate and event.id in world.truth["payments"]]
+    assert answer["repeated"] == len(again) + answer["forged"]
     assert Manifest.load(world.lake, answer["manifest"]).records == len(sent)  # type: ignore[arg-type]
 
 
@@ -323,6 +325,18 @@ def test_costs_are_means_and_percentiles_by_kind_of_message() -> None:
     assert (both["Message"], both["Messages"], both["Requests"]) == ("all", 200, 1.5)
     assert (control["Strategy"], control["Message"]) == ("none (control)", "all")
     assert costs.totals(rows) == {"inbox": "3.81", "none (control)": "2.50"}
+
+
+def test_a_load_of_nothing_but_expired_payments_can_be_measured(world: World) -> None:
+    fed(world, expired_percent=100)
+    world.work(*ARMS)
+    for arm in ARMS:
+        world.lake.objects[f"{scenario.ROOT}/measures/{arm}/one.jsonl"] = json.dumps({**CHEAP, "outcome": "expired"})
+
+    found = world.measure()
+
+    assert set(found["measures"].values()) == {0}
+    assert found["cost"] == {}
 
 
 def test_the_report_gets_its_tables(world: World) -> None:

@@ -111,7 +111,7 @@ def read_captures(lines: Iterable[bytes], label: str, now: datetime) -> Load:
         elif before.content == capture.content:
             load.repeats.append(before)
         else:
-            load.forged.append(capture)
+            load.forged.append(replace(capture, expires_at=before.expires_at))
     return load
 
 

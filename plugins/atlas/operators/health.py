@@ -21,8 +21,8 @@ MOST_COUNTED = 1000
 class CheckHealthOperator(BaseOperator):
     """Fail if an alarm rings, a dead-letter queue holds messages, a batch was given up or too much is quarantined.
 
-    Alarms are those named ``<stack name>-...``. What is quarantined may be as much as the feed damaged, plus what is
-    tolerated; only what came since the feed began counts, or within ``look_back`` where nothing was fed.
+    Alarms are the metric alarms named ``<stack name>-...``. What is quarantined may be as much as the feed damaged,
+    plus what is tolerated; only what came since the feed began counts, or within ``look_back`` where nothing was fed.
 
     Args:
         stack_name: name of the scenario's stack (templated).
@@ -111,15 +111,15 @@ class CheckHealthOperator(BaseOperator):
         return numbers
 
     def _alarms(self) -> Iterator[tuple[str, str]]:
-        """Yield name and reason of the stack's alarms that ring and are not expected to."""
+        """Yield name and reason of the stack's metric alarms that ring and are not expected to."""
         hook = AwsBaseHook(aws_conn_id=self.aws_conn_id, region_name=self.region_name, client_type="cloudwatch")
         cloudwatch: Any = hook.get_conn()
         expected = {f"{self.stack_name}-{name}" for name in self.expected_alarms}
         pages = cloudwatch.get_paginator("describe_alarms").paginate(
-            AlarmNamePrefix=f"{self.stack_name}-", StateValue="ALARM", AlarmTypes=["MetricAlarm", "CompositeAlarm"]
+            AlarmNamePrefix=f"{self.stack_name}-", StateValue="ALARM"
         )
         for page in pages:
-            for alarm in [*page.get("MetricAlarms", []), *page.get("CompositeAlarms", [])]:
+            for alarm in page["MetricAlarms"]:
                 if alarm["AlarmName"] not in expected:
                     yield alarm["AlarmName"], alarm["StateReason"]
 

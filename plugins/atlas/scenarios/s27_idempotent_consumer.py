@@ -53,7 +53,8 @@ def feed(stack: dict[str, str], run_prefix: str, run_id: str, params: dict[str, 
     """Send the payments to all queues, with duplicates and damaged copies among them; write down what is true.
 
     Returns:
-        The manifest's address and counts, and how many ``payments`` are to have an effect, are ``expired``, ``forged``.
+        The manifest's address and counts; how many ``payments`` are to have an effect, are ``expired``, are ``forged``;
+        ``repeated``: messages that come, or are to come, after the first one of a payment that is to have an effect.
 
     Raises:
         AirflowSkipException: no load is asked for.
@@ -63,23 +64,27 @@ def feed(stack: dict[str, str], run_prefix: str, run_id: str, params: dict[str, 
     load = _load(run_id, params, now)
     if not load.first:
         raise AirflowSkipException("No load is asked for")
-    truth = {
+    truth: dict[str, Any] = {
         "payments": {capture.payment_id: capture.content for capture in load.first if capture.expires_at > now},
         "expired": {capture.payment_id: capture.content for capture in load.first if capture.expires_at <= now},
-        "forged": sorted({capture.payment_id for capture in load.forged}),
+        "forged": sorted({capture.payment_id for capture in load.forged if capture.expires_at > now}),
     }
     s3 = S3Hook()
     _write(s3, f"{run_prefix}/truth.json", json.dumps(truth))
-    events = disturb(
-        (capture.event() for capture in load.first),
-        params["seed"],
-        duplicates=params["duplicates_percent"] / 100,
-        malformed=params["malformed_percent"] / 100,
-        reorder=REORDER,
+    events = list(
+        disturb(
+            (capture.event() for capture in load.first),
+            params["seed"],
+            duplicates=params["duplicates_percent"] / 100,
+            malformed=params["malformed_percent"] / 100,
+            reorder=REORDER,
+        )
     )
-    repeats = [capture.event(duplicate=True) for capture in load.repeats]
+    events += [capture.event(duplicate=True) for capture in load.repeats]
+    again = [event.id for event in events if event.duplicate] + truth["forged"]
     totals = {name: len(payments) for name, payments in truth.items()}
-    manifest = send([*events, *repeats], _queues(stack, params), truth=totals, rate=params["rate"])
+    totals["repeated"] = sum(payment_id in truth["payments"] for payment_id in again)
+    manifest = send(events, _queues(stack, params), truth=totals, rate=params["rate"])
     return manifest.store(s3, f"{run_prefix}/feed.json") | totals
 
 
@@ -109,7 +114,7 @@ def measure(lake: str, stack: dict[str, str], run_prefix: str, params: dict[str,
     taken: dict[str, list[costs.Taken]] = {}
     for arm in _arms(params):
         ledger = Ledger(arm, TableHook(stack[f"{arm}Ledger"]), truth)
-        share = round(ledger.effects / len(truth["payments"]), 4)
+        share = round(ledger.effects / max(1, len(truth["payments"])), 4)
         effects.append({"strategy": costs.NAMES[arm], "effects": ledger.effects, "effects per payment": share})
         lines = [line for text in _objects(s3, lake, f"measures/{arm}", since) for line in text.splitlines()]
         taken[arm] = [costs.Taken(**json.loads(line)) for line in lines]
@@ -240,7 +245,8 @@ def _write(s3: S3Hook, address: str, text: str) -> None:
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys())
-    writer.writeheader()
-    writer.writerows(rows)
+    if rows:
+        writer = csv.DictWriter(text, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
     return text.getvalue()
