@@ -42,10 +42,10 @@ from pathlib import Path
 from airflow.providers.amazon.aws.operators.redshift_data import RedshiftDataOperator
 from airflow.providers.amazon.aws.operators.sns import SnsPublishOperator
 from airflow.sdk import DAG, Param, TriggerRule, chain, task
-from atlas.operators.health import CheckHealthOperator
 
 from atlas import settings
 from atlas.operators.cloudformation import DeployStackOperator, RemoveStackOperator
+from atlas.operators.health import CheckHealthOperator
 from atlas.operators.quality import QualityGateOperator
 from atlas.operators.report import RunReportOperator
 from atlas.operators.verdict import VerdictOperator
