@@ -52,9 +52,10 @@ class Bench:
         manifest.store(S3Hook(), MANIFEST)
         return MANIFEST
 
-    def reach(self, shard_id: str, sequence: int, consumer: str = "totals") -> None:
+    def reach(self, shard_id: str, sequence: int, consumer: str = "totals", part: int = 0) -> None:
         item = {"pk": f"checkpoint#stack-1#{consumer}", "sk": shard_id, "sequence": f"{sequence:0129}"}
-        self.dynamodb.put_item(TableName="drained-state", Item={name: {"S": value} for name, value in item.items()})
+        values = {name: {"S": value} for name, value in item.items()} | {"part": {"N": str(part)}}
+        self.dynamodb.put_item(TableName="drained-state", Item=values)
 
 
 @pytest.fixture
@@ -93,6 +94,13 @@ def test_a_stream_is_drained_when_all_checkpoints_are_there(bench: Bench) -> Non
         bench.reach(shard_id, int(last))
     drained = look(manifest=bench.feed(LAST))
     assert (drained["shards"], drained["queues"]) == (2, 0)
+
+
+def test_a_record_that_is_applied_in_part_is_not_drained(bench: Bench) -> None:
+    shard_id = next(iter(LAST))
+    bench.reach(shard_id, int(LAST[shard_id]), part=97)
+    with pytest.raises(AirflowException, match=f"shard {shard_id} is at "):
+        look(manifest=bench.feed({shard_id: LAST[shard_id]}))
 
 
 def test_what_is_behind_is_named_and_numbers_are_compared_as_numbers(bench: Bench) -> None:

@@ -239,7 +239,7 @@ def _pictures(books: Books) -> dict[str, list[dict[str, Any]]]:
         hour = datetime.fromisoformat(outcome["occurred_at"]).replace(minute=0, second=0)
         hours[hour.isoformat(), outcome["decision"]] += 1
         if outcome["score"]:
-            scores[int(outcome["score"]), outcome["decision"]] += 1
+            scores[int(outcome["score"]), outcome["decided_by"]] += 1
     blocked = sorted(books.blocks.items(), key=lambda one: (-one[1]["score"], one[0]))
     columns = ("score", "reasons", "blocked_by", "blocked_at", "event_id")
     return {
@@ -247,7 +247,7 @@ def _pictures(books: Books) -> dict[str, list[dict[str, Any]]]:
             {"hour": hour, "decision": one, "payments": count} for (hour, one), count in sorted(hours.items())
         ],
         "scores": [
-            {"score": score, "decision": one, "payments": count} for (score, one), count in sorted(scores.items())
+            {"score": score, "decided_by": one, "payments": count} for (score, one), count in sorted(scores.items())
         ],
         "blocked": [{"card": card, **{name: block[name] for name in columns}} for card, block in blocked],
     }

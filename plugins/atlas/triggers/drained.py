@@ -109,7 +109,10 @@ class DrainedTrigger(BaseTrigger):
         ]
 
     async def _reached(self, dynamodb: Any) -> dict[str, str]:
-        """Return the consumer's checkpoints: shard id to sequence number."""
+        """Return the consumer's checkpoints: shard id to the sequence number up to which all is applied.
+
+        A checkpoint with a part stands inside its record, of which some keys are still to do.
+        """
         where = self.checkpoints or {}
         pages = dynamodb.get_paginator("query").paginate(
             TableName=where["table"],
@@ -118,7 +121,9 @@ class DrainedTrigger(BaseTrigger):
             ExpressionAttributeValues={":pk": {"S": f"checkpoint#{where['incarnation']}#{where['consumer']}"}},
         )
         return {
-            item["sk"]["S"]: item["sequence"]["S"].lstrip("0") or "0" async for page in pages for item in page["Items"]
+            item["sk"]["S"]: str(int(item["sequence"]["S"]) - (item["part"]["N"] != "0"))
+            async for page in pages
+            for item in page["Items"]
         }
 
     async def _queues_behind(self, sqs: Any) -> list[str]:
