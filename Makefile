@@ -4,10 +4,10 @@ VENV := .atlas/venv/airflow/bin
 ATLAS := $(VENV)/python -m local.launcher
 # A test file is one worker's: its tests share what they start and may follow on each other.
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-export DAG CONF
+export DAG CONF ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo run status logs down reset test test-full bench lint snapshots lock
+.PHONY: help setup up demo run status logs down reset replay test test-full bench lint snapshots lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: up  ## set up, start, run the finished scenarios, show their results
 
 run: up  ## run a scenario: make run DAG=s01_rds_sales_etl [CONF='{"source_uri": "./my-data"}']
 	@$(ATLAS) run
+
+replay: | $(VENV)/python  ## quarantined records: make replay ARGS="list --prefix s05_ecommerce_redshift/quarantine/"
+	@$(ATLAS) replay
 
 status logs down reset: | $(VENV)/python
 	@$(ATLAS) $@

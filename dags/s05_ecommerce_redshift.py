@@ -63,6 +63,9 @@ FROM_PLATFORM = (
     "DatabaseGroup",
 )
 LAKE = f"s3://{{{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}}}/{STEM}"
+GIVEN_UP = (
+    "s3://{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}/aws/lambda/{{ ti.xcom_pull('deploy_stack')['Mapping'] }}/"
+)
 TABLES_AND_VIEWS = (
     *("create_sale_lines", "create_arrived_lines", "create_distinct_lines", "create_load_ledger"),
     *("create_expected_lines", "drop_sales_by_minute", "create_sales_by_minute", "drop_baskets", "create_baskets"),
@@ -201,8 +204,7 @@ with DAG(
     check_health = CheckHealthOperator(
         task_id="check_health",
         stack_name=STACK,
-        failed="s3://{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}/aws/lambda/"
-        "{{ ti.xcom_pull('deploy_stack')['Mapping'] }}/",
+        failed=[GIVEN_UP],
         quarantine=f"{LAKE}/quarantine/",
         manifest="{{ ti.xcom_pull('feed')['manifest'] if params.events or params.source_uri else '' }}",
     )

@@ -8,7 +8,7 @@ import sys
 
 from local.launcher import LauncherError
 
-COMMANDS = ("setup", "up", "run", "demo", "status", "logs", "down", "reset", "lock")
+COMMANDS = ("setup", "up", "run", "demo", "replay", "status", "logs", "down", "reset", "lock")
 
 
 def main() -> int:
@@ -42,6 +42,8 @@ def _carry_out(command: str) -> int:
         return runs.run(os.environ.get("DAG", ""), os.environ.get("CONF", ""))
     if command == "demo":
         return runs.demo()
+    if command == "replay":
+        return runs.replay(os.environ.get("ARGS", ""))
     getattr(services, command)()
     return 0
 

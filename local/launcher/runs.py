@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shlex
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -87,6 +91,22 @@ def demo() -> int:
     say("")
     say(f"Airflow goes on at http://127.0.0.1:{services.ui_port()} (make down stops it)")
     return 0 if all(outcome.state == "success" for outcome in outcomes) else 1
+
+
+def replay(arguments: str) -> int:
+    """Run ``python -m atlas.dead_letters`` on the lake, as Airflow's user; return its exit code.
+
+    Raises:
+        LauncherError: nothing runs, so there is no lake.
+    """
+    if not airflow.CONNECTION.is_file():
+        raise LauncherError("Nothing runs here: make up")
+    command = [sys.executable, "-m", "atlas.dead_letters", *shlex.split(arguments)]
+    if arguments and "--bucket" not in arguments:
+        command += ["--bucket", lake_bucket(_client, layout.ENVIRONMENT)]
+    connection = {"AIRFLOW_CONN_AWS_DEFAULT": airflow.CONNECTION.read_text()}
+    places = {"AIRFLOW_HOME": str(airflow.HOME), "PYTHONPATH": str(layout.REPOSITORY / "plugins")}
+    return subprocess.run(command, env={**os.environ, **places, **connection}, check=False).returncode
 
 
 def parameters(conf: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Bench:
         arguments: dict[str, Any] = {
             "stack_name": STACK,
             "queues": [self.queue],
-            "failed": f"s3://{BUCKET}/s00/failed/",
+            "failed": [f"s3://{BUCKET}/s00/failed/", f"s3://{BUCKET}/s00/failed-too/"],
             "quarantine": f"s3://{BUCKET}/s00/quarantine/",
         }
         return CheckHealthOperator(task_id="check_health", **(arguments | changes)).execute({"ti": self.ti})
@@ -96,7 +96,7 @@ def test_a_healthy_stack_passes(bench: Bench) -> None:
 
 
 def test_the_name_of_the_stack_is_enough(bench: Bench) -> None:
-    assert bench.check(queues=[], failed=None, quarantine=None) == HEALTHY
+    assert bench.check(queues=[], failed=[], quarantine=None) == HEALTHY
 
 
 def test_a_ringing_alarm_is_named_with_its_reason(bench: Bench) -> None:

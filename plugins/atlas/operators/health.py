@@ -27,7 +27,7 @@ class CheckHealthOperator(BaseOperator):
     Args:
         stack_name: name of the scenario's stack (templated).
         queues: URLs of dead-letter queues (templated).
-        failed: ``s3://bucket/aws/lambda/<mapping id>/``, where an event source mapping leaves the batches it gave up
+        failed: ``s3://bucket/aws/lambda/<mapping id>/``, where event source mappings leave the batches they gave up
             (https://docs.aws.amazon.com/lambda/latest/dg/kinesis-on-failure-destination.html) (templated).
         quarantine: ``s3://bucket/prefix/`` of malformed records (templated).
         manifest: ``s3://`` address of the feed's manifest (templated); None or empty if nothing was fed.
@@ -57,7 +57,7 @@ class CheckHealthOperator(BaseOperator):
         *,
         stack_name: str,
         queues: Sequence[str] = (),
-        failed: str | None = None,
+        failed: Sequence[str] = (),
         quarantine: str | None = None,
         manifest: str | None = None,
         tolerated_malformed: int | str = 0,
@@ -89,7 +89,7 @@ class CheckHealthOperator(BaseOperator):
         numbers = {
             "alarms": sorted(alarms),
             "dead_letters": sum(letters.values()),
-            "failed": _count(s3, self.failed, max_items=MOST_COUNTED),
+            "failed": sum(_count(s3, prefix, max_items=MOST_COUNTED) for prefix in self.failed),
             # S3 keeps whole seconds.
             "quarantined": _count(s3, self.quarantine, from_datetime=since.replace(microsecond=0)),
             "malformed": fed.malformed if fed else 0,
@@ -134,7 +134,7 @@ class CheckHealthOperator(BaseOperator):
     def _findings_in_lake(self, numbers: dict[str, Any]) -> Iterator[str]:
         if numbers["failed"]:
             yield (
-                f"{numbers['failed']} batches below {self.failed} were given up: each object holds the error and the "
+                f"{numbers['failed']} batches below {', '.join(self.failed)} were given up: each object holds the error and the "
                 "records; mend the cause, then send the records again"
             )
         allowed = numbers["malformed"] + int(self.tolerated_malformed)
