@@ -25,8 +25,8 @@ def configure(home: Path) -> None:
     os.environ.update(
         {
             "AIRFLOW_HOME": str(home),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(layout.REPOSITORY / "dags"),
-            "AIRFLOW__CORE__PLUGINS_FOLDER": str(layout.REPOSITORY / "plugins"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(layout.DAGS),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(layout.PLUGINS),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
             "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": "true",
             "AIRFLOW__ATLAS__ENVIRONMENT": layout.ENVIRONMENT,
@@ -91,7 +91,7 @@ class Scenarios:
         """
         from airflow.dag_processing.dagbag import DagBag
 
-        bag = DagBag(layout.REPOSITORY / "dags" / f"{stem}.py")
+        bag = DagBag(layout.DAGS / f"{stem}.py")
         if bag.import_errors:
             raise ValueError(f"{stem} cannot be imported: {bag.import_errors}")
         result = bag.dags[stem].test(run_conf=conf)

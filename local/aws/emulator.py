@@ -269,6 +269,27 @@ def trusts(role_arn: str, service: str) -> bool:
     return bool(trust.decision == "Allow")
 
 
+def policy_allows(policy: Any, service: str, action: str, resource: str, source: str) -> bool:
+    """Return whether a resource's policy lets the AWS service ``service`` itself do ``action`` on ``resource``.
+
+    ``source`` is the ARN of the rule, schedule or the like on whose behalf the service acts: a condition on
+    ``aws:SourceArn`` or ``aws:SourceAccount`` sees it.
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_principal.html#principal-services
+    """
+    evaluator = module("core.iam_evaluator")
+    context = evaluator.EvalContext(
+        principal_arn="*",
+        principal_type="Service",
+        principal_account="",
+        action=action,
+        resource_arn=resource,
+        region="",
+        secure_transport=True,
+        service_context={"aws:sourcearn": source, "aws:sourceaccount": source.split(":")[4]},
+    )
+    return bool(evaluator.evaluate_resource_policy(policy, context, service=service).decision == "Allow")
+
+
 def in_background(function: Callable[[], None], name: str) -> threading.Thread:
     """Run ``function`` in a thread that keeps the request's account and region."""
     context = contextvars.copy_context()

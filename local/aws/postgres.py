@@ -33,7 +33,7 @@ from local.launcher.embedded import free_port
 ADMINISTRATOR = "rdsadmin"
 """The superuser of every server. It belongs to the service; no customer has its password."""
 
-OLDEST = 13
+OLDEST = 15
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 _SYSTEM_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")

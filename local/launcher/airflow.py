@@ -42,12 +42,12 @@ def settings(port: int) -> dict[str, str]:
         AIRFLOW__ATLAS__BUFFER_SECONDS="1",
         AIRFLOW__ATLAS__RETRY_SECONDS="2",
         AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION="false",
-        AIRFLOW__CORE__DAGS_FOLDER=str(layout.REPOSITORY / "dags"),
+        AIRFLOW__CORE__DAGS_FOLDER=str(layout.DAGS),
         AIRFLOW__CORE__EXECUTION_API_SERVER_URL=f"http://127.0.0.1:{port}/execution/",
         AIRFLOW__CORE__EXECUTOR="LocalExecutor",
         AIRFLOW__CORE__LOAD_EXAMPLES="false",
         AIRFLOW__CORE__PARALLELISM="8",
-        AIRFLOW__CORE__PLUGINS_FOLDER=str(layout.REPOSITORY / "plugins"),
+        AIRFLOW__CORE__PLUGINS_FOLDER=str(layout.PLUGINS),
         # No password on a laptop: the API listens on loopback only.
         AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS="true",
         # A changed file is parsed at the next look; an unchanged one need not be parsed every 30 seconds.

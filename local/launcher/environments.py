@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,42 +84,66 @@ def ensure() -> None:
             for done in [pool.submit(environment.create) for environment in missing]:
                 done.result()
         shutil.rmtree(CACHE, ignore_errors=True)
-    for requirements in sorted(layout.REPOSITORY.glob("include/layers/*/requirements.txt")):
-        _ensure_layer(requirements)
+    ensure_layers()
     _ensure_spark()
 
 
-LAYER_WHEELS: tuple[tuple[str, ...], ...] = (
+LAMBDA_WHEELS = (
     ("--python-version", "3.12", "--platform", "manylinux2014_x86_64"),
     ("--python-version", "3.12", "--platform", "manylinux2014_aarch64"),
-    (),
 )
-"""Options for the wheels of a layer: those of Lambda's Python on both its architectures, and this machine's own."""
+"""Options for the wheels of a layer: those for Lambda's Python on both its architectures."""
+OWN_WHEELS: tuple[str, ...] = ()
+"""Options for the wheels that fit this machine."""
+
+VOLATILE = ("bin", "*.dist-info/INSTALLER", "*.dist-info/RECORD", "*.dist-info/REQUESTED")
+"""What an installer adds to the wheels: it names this machine's paths and tools, and no layer needs it."""
+
+
+def ensure_layers() -> None:
+    """Fill the Lambda layers' ``python`` folders, which deployments zip: workers may have no package index.
+
+    Raises:
+        LauncherError: a package could not be had.
+    """
+    for requirements in sorted(layout.REPOSITORY.glob("include/layers/*/requirements.txt")):
+        _ensure_layer(requirements)
 
 
 def _ensure_layer(requirements: Path) -> None:
-    """Fill a Lambda layer's ``python`` folder, which deployments zip: workers may have no package index.
-
-    Compiled modules carry platform and version in their file names, so those for everywhere fit into one folder.
-    """
     layer = requirements.parent
     described = f"{sys.version_info[:2]} {platform.machine()}\n{requirements.read_text()}"
     digest = hashlib.sha256(described.encode()).hexdigest()
     marker = layout.HOME / "layers" / layer.name  # not in the folder, which is what AWS gets
     if (layer / "python").is_dir() and marker.is_file() and marker.read_text() == digest:
         return
-    with step(f"Lambda layer: {layer.name}"), tempfile.TemporaryDirectory() as scratch:
-        make_installer()
+    with step(f"Lambda layer: {layer.name}"):
         _remove(layer / "python")
-        for number, options in enumerate(LAYER_WHEELS):
-            wheels = Path(scratch, str(number))
-            only = ("--only-binary", ":all:", "--no-deps", "--no-compile", *options)
-            _pip(layout.AIRFLOW_VENV, *only, "--target", str(wheels), "-r", str(requirements))
-            shutil.copytree(wheels, layer / "python", dirs_exist_ok=True)
-            if not any(wheels.rglob("*.so")):
-                break  # pure Python is the same everywhere
+        fill_layer(requirements, layer / "python", (*LAMBDA_WHEELS, OWN_WHEELS))
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.write_text(digest)
+
+
+def fill_layer(requirements: Path, folder: Path, wheels: Sequence[Sequence[str]]) -> None:
+    """Unpack a layer's packages into ``folder``, from the wheels each of the pip options in ``wheels`` chooses.
+
+    Compiled modules carry platform and version in their file names, so those for everywhere fit into one folder.
+
+    Raises:
+        LauncherError: a package could not be had.
+    """
+    make_installer()
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, options in enumerate(wheels):
+            unpacked = Path(scratch, str(number))
+            only = ("--only-binary", ":all:", "--no-deps", "--no-compile", *options)
+            _pip(layout.AIRFLOW_VENV, *only, "--target", str(unpacked), "-r", str(requirements))
+            shutil.copytree(unpacked, folder, dirs_exist_ok=True)
+            if not any(unpacked.rglob("*.so")):
+                break  # pure Python is the same everywhere
+    for pattern in VOLATILE:
+        for found in folder.glob(pattern):
+            _remove(found)
 
 
 def _ensure_spark() -> None:
@@ -216,8 +241,8 @@ def run(command: list[str | Path], what: str) -> None:
         raise LauncherError(f"{what} failed: {lines[-1].strip()} (all of it: {LOG})")
 
 
-def _remove(folder: Path) -> None:
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
-        shutil.rmtree(folder)
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+DAGS = Path(os.environ.get("ATLAS_DAGS", REPOSITORY / "dags")).absolute()
+PLUGINS = Path(os.environ.get("ATLAS_PLUGINS", REPOSITORY / "plugins")).absolute()
+"""Airflow's folders. Elsewhere they are an unpacked package, laid out as Amazon MWAA lays it out."""
 HOME = REPOSITORY / ".atlas"
 AIRFLOW_VENV = HOME / "venv" / "airflow"
 AWS_VENV = HOME / "venv" / "aws"

@@ -79,7 +79,9 @@ def test_a_managed_password_is_a_secret_that_logs_in(warehouse: Warehouse) -> No
     assert answer["Name"] == f"redshift!{warehouse.name}-shop_admin"
     login = json.loads(answer["SecretString"])
     with connect(warehouse, login["username"], login["password"]) as connection:
-        assert connection.execute("SELECT current_user, dateadd('day', 1, date '2024-02-28')::date::text").fetchone() == (
+        assert connection.execute(
+            "SELECT current_user, dateadd('day', 1, date '2024-02-28')::date::text"
+        ).fetchone() == (
             "shop_admin",
             "2024-02-29",
         )
@@ -95,9 +97,7 @@ def test_get_credentials_gives_the_caller_a_login_of_its_own(aws: Aws, warehouse
         assert connection.execute("SELECT current_user").fetchone() == (login["dbUser"],)
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         connect(warehouse, login["dbUser"], "wrong")
-    message = denied(
-        lambda: aws.client("redshift-serverless", user(aws)).get_credentials(workgroupName=warehouse.name)
-    )
+    message = denied(lambda: aws.client("redshift-serverless", user(aws)).get_credentials(workgroupName=warehouse.name))
     assert "redshift-serverless:GetCredentials" in message
 
 
@@ -111,9 +111,7 @@ def test_what_a_namespace_and_a_workgroup_are_refused_for(aws: Aws, warehouse: W
     refused("ConflictException", serverless.create_namespace, namespaceName=warehouse.name)
     for settings in ({"baseCapacity": 12}, {"subnetIds": ["subnet-1", "subnet-2"]}):
         refused("ValidationException", serverless.create_workgroup, workgroupName=name, namespaceName=name, **settings)
-    refused(
-        "ConflictException", serverless.create_workgroup, workgroupName=name, namespaceName=warehouse.name
-    )
+    refused("ConflictException", serverless.create_workgroup, workgroupName=name, namespaceName=warehouse.name)
 
 
 def test_a_role_of_a_namespace_must_be_passed(aws: Aws) -> None:
@@ -187,7 +185,8 @@ def test_a_stack_makes_changes_and_removes_a_warehouse(aws: Aws) -> None:
 def test_a_statement_ends_with_rows_types_and_counts(warehouse: Warehouse) -> None:
     """https://docs.aws.amazon.com/redshift-data/latest/APIReference/API_GetStatementResult.html"""
     warehouse.do(
-        "CREATE TABLE typed (i INT, b BIGINT, d DECIMAL(12, 2), f FLOAT, v VARCHAR(20), t TIMESTAMP, o BOOLEAN, s SUPER)",
+        "CREATE TABLE typed (i INT, b BIGINT, d DECIMAL(12, 2), f FLOAT, v VARCHAR(20), t TIMESTAMP, o BOOLEAN, "
+        "s SUPER)",
         "INSERT INTO typed VALUES (1, 2, 3.5, 0.25, 'café', '2024-01-02 03:04:05', true, JSON_PARSE('{\"a\":1}'))",
     )
     statement = warehouse.run("SELECT *, NULL::INT AS nothing FROM typed")
@@ -243,7 +242,9 @@ def test_a_failed_statement_says_why(warehouse: Warehouse) -> None:
 
 def test_a_batch_is_one_transaction(warehouse: Warehouse) -> None:
     """https://docs.aws.amazon.com/redshift-data/latest/APIReference/API_BatchExecuteStatement.html"""
-    done = warehouse.batch("CREATE TABLE together (id INT)", "INSERT INTO together VALUES (1)", "SELECT id FROM together")
+    done = warehouse.batch(
+        "CREATE TABLE together (id INT)", "INSERT INTO together VALUES (1)", "SELECT id FROM together"
+    )
     assert done["Status"] == "FINISHED"
     parts = done["SubStatements"]
     assert [part["Id"] for part in parts] == [f"{done['Id']}:{n}" for n in (1, 2, 3)]
@@ -259,7 +260,9 @@ def test_a_batch_is_one_transaction(warehouse: Warehouse) -> None:
 def test_truncate_commits_what_came_before_it_in_a_batch(warehouse: Warehouse) -> None:
     """https://docs.aws.amazon.com/redshift/latest/dg/r_TRUNCATE.html"""
     warehouse.do("CREATE TABLE emptied (id INT)", "CREATE TABLE noted (id INT)", "INSERT INTO emptied VALUES (1)")
-    failed = warehouse.batch("INSERT INTO noted VALUES (1)", "TRUNCATE emptied", "INSERT INTO noted VALUES (2)", "SELECT 1/0")
+    failed = warehouse.batch(
+        "INSERT INTO noted VALUES (1)", "TRUNCATE emptied", "INSERT INTO noted VALUES (2)", "SELECT 1/0"
+    )
     assert failed["Status"] == "FAILED"
     assert warehouse.rows("SELECT id FROM noted") == [[1]]
     assert warehouse.rows("SELECT id FROM emptied") == []
@@ -282,7 +285,9 @@ def test_named_parameters_are_values_not_sql(warehouse: Warehouse) -> None:
     start = warehouse.data.execute_statement
     unused = [{"name": "other", "value": "1"}]
     assert "other" in refused("ValidationException", start, Sql="SELECT 1", Parameters=unused, **warehouse.login)
-    missing = refused("ValidationException", start, Sql="SELECT :a, :b", Parameters=[{"name": "a", "value": "1"}], **warehouse.login)
+    missing = refused(
+        "ValidationException", start, Sql="SELECT :a, :b", Parameters=[{"name": "a", "value": "1"}], **warehouse.login
+    )
     assert "b" in missing
 
 
@@ -315,6 +320,24 @@ def test_a_cancelled_statement_stops(warehouse: Warehouse) -> None:
     assert "ABORTED" in refused("ValidationException", warehouse.data.cancel_statement, Id=started["Id"])
 
 
+def test_the_end_of_a_statement_is_an_event_if_asked_for(aws: Aws, warehouse: Warehouse) -> None:
+    """https://docs.aws.amazon.com/redshift/latest/mgmt/data-api-monitoring-events.html"""
+    name, sqs, events = unique("ended"), aws.client("sqs"), aws.client("events")
+    url = sqs.create_queue(QueueName=name)["QueueUrl"]
+    queue = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    policy = {"Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [{**policy, "Resource": queue}]})
+    sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": document})
+    pattern = {"source": ["aws.redshift-data"], "detail": {"statementName": [name]}}
+    events.put_rule(Name=name, EventPattern=json.dumps(pattern))
+    events.put_targets(Rule=name, Targets=[{"Id": "queue", "Arn": queue}])
+    failed = warehouse.run("SELECT 1 / 0", StatementName=name, WithEvent=True)
+    [message] = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=5)["Messages"]
+    event = json.loads(message["Body"])
+    assert event["detail-type"] == "Redshift Data Statement Status Change"
+    assert (event["detail"]["statementId"], event["detail"]["state"]) == (failed["Id"], "FAILED")
+
+
 def test_limits_of_a_request(warehouse: Warehouse) -> None:
     """https://docs.aws.amazon.com/redshift/latest/mgmt/data-api.html"""
     data = warehouse.data
@@ -329,7 +352,8 @@ def test_limits_of_a_request(warehouse: Warehouse) -> None:
 def test_metadata_lists_what_there_is(warehouse: Warehouse) -> None:
     """https://docs.aws.amazon.com/redshift-data/latest/APIReference/API_DescribeTable.html"""
     warehouse.do(
-        "CREATE TABLE listed (id BIGINT NOT NULL, price DECIMAL(8, 2) DEFAULT 1.5)", "CREATE VIEW listing AS SELECT 1 AS a"
+        "CREATE TABLE listed (id BIGINT NOT NULL, price DECIMAL(8, 2) DEFAULT 1.5)",
+        "CREATE VIEW listing AS SELECT 1 AS a",
     )
     data, login = warehouse.data, warehouse.login
     assert data.list_databases(**login)["Databases"] == ["shop"]

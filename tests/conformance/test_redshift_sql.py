@@ -6,12 +6,9 @@ import gzip
 import json
 import time
 from collections.abc import Iterator
-from datetime import date, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 
 from tests.conformance import warehouse as warehouses
@@ -39,8 +36,9 @@ def test_physical_design_and_keys_do_not_change_what_a_table_holds(warehouse: Wa
     )
     # Unique in name only, numbered from 1, whole by default: DECIMAL is DECIMAL(18, 0).
     assert warehouse.rows('SELECT "ID", Code, price FROM DESIGNED ORDER BY id') == [[1, "a", "2"], [2, "a", "2"]]
-    assert "identity" in warehouse.error("INSERT INTO designed VALUES (9, 'x', 1)").lower() or "GENERATED ALWAYS"
-    assert "null value" in warehouse.error("CREATE TABLE k (id INT PRIMARY KEY); ".rstrip("; ") and "INSERT INTO designed (id, code) SELECT NULL, 'x'") or True
+    assert 'column "id"' in warehouse.error("INSERT INTO designed VALUES (9, 'x', 1)")
+    warehouse.do("CREATE TABLE keyed (id INT, PRIMARY KEY (id))", "INSERT INTO keyed VALUES (1), (1)")
+    assert "null value" in warehouse.error("INSERT INTO keyed VALUES (NULL)")
     assert '"nothere" specified as sortkey' in warehouse.error("CREATE TABLE bad (id INT) SORTKEY (nothere)")
 
 
@@ -88,7 +86,8 @@ def test_tables_made_of_others(warehouse: Warehouse) -> None:
 def test_what_only_postgresql_has_is_refused(warehouse: Warehouse, sql: str) -> None:
     """https://docs.aws.amazon.com/redshift/latest/dg/c_redshift-and-postgres-sql.html"""
     warehouse.do("CREATE TABLE IF NOT EXISTS t (id INT)")
-    assert "does not exist" in (message := warehouse.error(sql)) or "support" in message
+    message = warehouse.error(sql)
+    assert "does not exist" in message or "support" in message
 
 
 @pytest.mark.parametrize(
@@ -140,8 +139,8 @@ FUNCTIONS = [
     ("REGEXP_SUBSTR('a fox', 'f.x')", "fox"),
     ("STRTOL('abcd1234', 16)", 2882343476),
     ("STRTOL('110101', 2)", 53),
-    ("SHA2('Amazon Redshift', 256)", "2ae0c3e1b1d6e4cf0eee3c4b1df1f4e5"),
-    ("JSON_EXTRACT_PATH_TEXT('{\"f4\":{\"f5\":99,\"f6\":\"star\"}}', 'f4', 'f6')", "star"),
+    ("SHA2('abc', 256)", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+    ('JSON_EXTRACT_PATH_TEXT(\'{"f4":{"f5":99,"f6":"star"}}\', \'f4\', \'f6\')', "star"),
     ("JSON_EXTRACT_PATH_TEXT('broken', 'f4', TRUE)", None),
     ("JSON_EXTRACT_ARRAY_ELEMENT_TEXT('[111,112,113]', 2)", "113"),
     ("JSON_ARRAY_LENGTH('[11,12,13]')", 3),
@@ -152,7 +151,7 @@ FUNCTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("expression", "value"), [each for each in FUNCTIONS if "SHA2" not in each[0]])
+@pytest.mark.parametrize(("expression", "value"), FUNCTIONS)
 def test_a_function_gives_what_the_documentation_says(warehouse: Warehouse, expression: str, value: Any) -> None:
     """https://docs.aws.amazon.com/redshift/latest/dg/c_SQL_functions.html"""
     assert warehouse.value(f"SELECT {expression}") == value
@@ -166,12 +165,14 @@ def test_aggregates_and_windows(warehouse: Warehouse) -> None:
     )
     one = (
         "SELECT AVG(amount), MEDIAN(amount), APPROXIMATE COUNT(DISTINCT who), SUM(amount), "
-        "LISTAGG(DISTINCT who, '+') WITHIN GROUP (ORDER BY who DESC), LISTAGG(amount, ',') WITHIN GROUP (ORDER BY amount) "
-        "FROM sold"
+        "LISTAGG(DISTINCT who, '+') WITHIN GROUP (ORDER BY who DESC), "
+        "LISTAGG(amount, ',') WITHIN GROUP (ORDER BY amount) FROM sold"
     )
     # The average of whole numbers is one.
     assert warehouse.rows(one) == [[25, 27.5, 3, 100, "cid+bob+ann", "10,20,35,35"]]
-    ranked = "SELECT who, amount FROM sold QUALIFY ROW_NUMBER() OVER (PARTITION BY who ORDER BY amount DESC) = 1 ORDER BY 1"
+    ranked = (
+        "SELECT who, amount FROM sold QUALIFY ROW_NUMBER() OVER (PARTITION BY who ORDER BY amount DESC) = 1 ORDER BY 1"
+    )
     assert warehouse.rows(ranked) == [["ann", 35], ["bob", 20], ["cid", 35]]
     assert warehouse.rows("SELECT TOP 1 amount FROM sold ORDER BY amount DESC") == [[35]]
     share = "SELECT RATIO_TO_REPORT(amount) OVER (PARTITION BY who) FROM sold WHERE who = 'ann' ORDER BY 1"
@@ -189,7 +190,9 @@ def test_merge_updates_what_matches_and_inserts_the_rest(warehouse: Warehouse) -
         "INSERT INTO target VALUES (101, 'Bob'), (102, 'John'), (103, 'Susan')",
         "INSERT INTO source VALUES (102, 'Tony'), (103, 'Alice'), (104, 'Bill')",
     )
-    merge = "MERGE INTO target USING source ON target.id = source.id WHEN MATCHED THEN {} WHEN NOT MATCHED THEN INSERT {}"
+    merge = (
+        "MERGE INTO target USING source ON target.id = source.id WHEN MATCHED THEN {} WHEN NOT MATCHED THEN INSERT {}"
+    )
     update = "UPDATE SET id = source.id, name = source.name"
     statement = warehouse.run(merge.format(update, "VALUES (source.id, source.name)"))
     assert (statement["Status"], statement["ResultRows"]) == ("FINISHED", 3), statement.get("Error")
@@ -206,6 +209,26 @@ def test_merge_updates_what_matches_and_inserts_the_rest(warehouse: Warehouse) -
         "MERGE INTO target USING (SELECT 1 AS id) s ON target.id = s.id WHEN MATCHED THEN DELETE "
         "WHEN NOT MATCHED THEN INSERT VALUES (1, 'x')"
     )
+
+
+def test_merges_of_one_table_wait_for_each_other(warehouse: Warehouse) -> None:
+    """https://docs.aws.amazon.com/redshift/latest/dg/c_write_readwrite.html"""
+    warehouse.do(
+        "CREATE TABLE shared (id INT, loads INT)",
+        "CREATE TABLE arriving AS SELECT 1 AS id",
+        "CREATE TABLE again AS SELECT 1 AS id",
+    )
+    merge = (
+        "MERGE INTO shared USING {0} ON shared.id = {0}.id WHEN MATCHED THEN UPDATE SET loads = loads + 1 "
+        "WHEN NOT MATCHED THEN INSERT VALUES ({0}.id, 1)"
+    )
+    slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT COUNT(*) FROM n"
+    started = [
+        warehouse.data.batch_execute_statement(Sqls=[merge.format(source), slow], **warehouse.login)["Id"]
+        for source in ("arriving", "again")
+    ]
+    assert [warehouse.ended(identifier)["Status"] for identifier in started] == ["FINISHED", "FINISHED"]
+    assert warehouse.rows("SELECT * FROM shared") == [[1, 2]]
 
 
 def test_merge_remove_duplicates(warehouse: Warehouse) -> None:
@@ -229,7 +252,8 @@ def test_materialized_views_are_refreshed_on_demand_or_by_themselves(warehouse: 
     """https://docs.aws.amazon.com/redshift/latest/dg/materialized-view-refresh.html"""
     warehouse.do(
         "CREATE TABLE base (id INT)",
-        "CREATE MATERIALIZED VIEW manual BACKUP NO DISTSTYLE EVEN SORTKEY (n) AUTO REFRESH NO AS SELECT COUNT(*) AS n FROM base",
+        "CREATE MATERIALIZED VIEW manual BACKUP NO DISTSTYLE EVEN SORTKEY (n) AUTO REFRESH NO "
+        "AS SELECT COUNT(*) AS n FROM base",
         "CREATE MATERIALIZED VIEW automatic AUTO REFRESH YES AS SELECT COUNT(*) AS n FROM base",
         "INSERT INTO base VALUES (1), (2)",
     )
@@ -271,9 +295,19 @@ def loaded(warehouse: Warehouse, name: str, source: str, options: str) -> list[l
 
 def test_copy_of_json_by_a_manifest(warehouse: Warehouse) -> None:
     """https://docs.aws.amazon.com/redshift/latest/dg/copy-usage_notes-copy-from-json.html"""
-    name = table(warehouse, "id INT, at TIMESTAMP, price DECIMAL(9, 2), note VARCHAR(20), ok BOOLEAN, more SUPER, n INT DEFAULT 7")
+    name = table(
+        warehouse,
+        "id INT, at TIMESTAMP, price DECIMAL(9, 2), note VARCHAR(20), ok BOOLEAN, more SUPER, n INT DEFAULT 7",
+    )
     rows: list[dict[str, Any]] = [
-        {"id": 1, "at": "2024-01-02T03:04:05.678Z", "price": "1.25", "note": 'a "quoted", \\N é', "ok": True, "more": {"k": [1]}},
+        {
+            "id": 1,
+            "at": "2024-01-02T03:04:05.678Z",
+            "price": "1.25",
+            "note": 'a "quoted", \\N é',
+            "ok": True,
+            "more": {"k": [1]},
+        },
         {"id": 2, "at": "2024-01-02 03:04:05", "price": 2.5, "note": None, "ok": False, "unknown": 1},
     ]
     text = "".join(json.dumps(row) for row in rows)  # objects need no separator
@@ -322,9 +356,9 @@ def test_copy_of_parquet(warehouse: Warehouse, tmp_path: Path) -> None:
     """https://docs.aws.amazon.com/redshift/latest/dg/copy-usage_notes-copy-from-columnar.html"""
     name = table(warehouse, "id BIGINT, price DECIMAL(9, 2), day DATE, at TIMESTAMP, note VARCHAR(20)")
     path = tmp_path / "rows.parquet"
-    duckdb.sql(
-        "COPY (SELECT 1::BIGINT a, 1.25::DECIMAL(9, 2) b, DATE '2024-02-29' c, TIMESTAMP '2024-02-29 01:02:03' d, 'é' e) "
-        f"TO '{path}' (FORMAT parquet)"
+    warehouses.parquet(
+        "COPY (SELECT 1::BIGINT a, 1.25::DECIMAL(9, 2) b, DATE '2024-02-29' c, TIMESTAMP '2024-02-29 01:02:03' d, "
+        f"'é' e) TO '{path}' (FORMAT parquet); SELECT 1"
     )
     source = warehouse.put("parquet/day=1/rows.parquet", path.read_bytes())
     expected = [[1, "1.25", "2024-02-29", "2024-02-29 01:02:03", "é"]]
@@ -373,18 +407,20 @@ def test_rows_that_cannot_be_loaded_are_named(warehouse: Warehouse) -> None:
     assert warehouse.rows(f"SELECT id FROM {name}") == [[1]]
     again = warehouse.batch(f"{copy} MAXERROR 6", "SELECT PG_LAST_COPY_COUNT()")
     assert warehouses.fetched(warehouse.data, f"{again['Id']}:2") == [[1]]
-    history = f"SELECT status, loaded_rows, error_count FROM sys_load_history WHERE table_name = '{name}' ORDER BY query_id"
+    history = (
+        f"SELECT status, loaded_rows, error_count FROM sys_load_history WHERE table_name = '{name}' ORDER BY query_id"
+    )
     assert warehouse.rows(history)[:2] == [["failed", 0, 6], ["completed", 1, 6]]
 
 
 def test_rows_of_csv_that_cannot_be_loaded_are_named(warehouse: Warehouse) -> None:
     """https://docs.aws.amazon.com/redshift/latest/dg/r_Load_Error_Reference.html"""
     name = table(warehouse, "id INT, note VARCHAR(9)")
-    source = warehouse.put("csverrors/1", "1,a\n2\n3,b,c\nx,d\n5,e\n")
-    copy = f"COPY {name} FROM '{source}' IAM_ROLE DEFAULT CSV"
+    source = warehouse.put("csverrors/1", "id,note\n1,a\n2\n3,b,c\nx,d\n5,e\n")
+    copy = f"COPY {name} FROM '{source}' IAM_ROLE DEFAULT CSV IGNOREHEADER 1"
     assert "sys_load_error_detail" in warehouse.error(copy)
     query = f"SELECT line_number, err_code FROM stl_load_errors WHERE tbl = '{name}'::REGCLASS::OID::INT ORDER BY 1"
-    assert warehouse.rows(query) == [[2, 1201], [3, 1202], [4, 1207]]
+    assert warehouse.rows(query) == [[3, 1201], [4, 1202], [5, 1207]]
     warehouse.do(f"{copy} MAXERROR 3")
     assert warehouse.rows(f"SELECT * FROM {name} ORDER BY 1") == [[1, "a"], [5, "e"]]
 
@@ -454,7 +490,8 @@ def test_unload_to_csv_json_and_text(warehouse: Warehouse) -> None:
     name = table(warehouse, "id INT, note VARCHAR(20), ok BOOLEAN")
     warehouse.do(f"INSERT INTO {name} VALUES (1, 'a, \"b\"', true), (2, NULL, false)")
     target = f"s3://{warehouse.bucket}/unloaded/"
-    unload = f"UNLOAD ('SELECT * FROM {name} WHERE note = ''a, \"b\"'' OR note IS NULL ORDER BY id') TO '{target}{{}}' IAM_ROLE DEFAULT {{}}"
+    query = f"SELECT * FROM {name} WHERE note = ''a, \"b\"'' OR note IS NULL ORDER BY id"
+    unload = f"UNLOAD ('{query}') TO '{target}{{}}' IAM_ROLE DEFAULT {{}}"
     statement = warehouse.run(unload.format("csv_", "CSV HEADER PARALLEL OFF MANIFEST"))
     assert (statement["Status"], statement["ResultRows"]) == ("FINISHED", 2), statement.get("Error")
     written = warehouse.objects("unloaded/csv_")
@@ -482,14 +519,16 @@ def test_unload_to_parquet_by_partition_loads_again(warehouse: Warehouse, tmp_pa
     rows = "(1, 1.25, '2024-01-01', '2024-01-01 01:02:03.5', 'eu'), (2, 2, NULL, NULL, 'us'), (3, 3, NULL, NULL, 'eu')"
     warehouse.do(f"INSERT INTO {name} VALUES {rows}")
     target = f"s3://{warehouse.bucket}/lake/"
-    warehouse.do(f"UNLOAD ($$SELECT * FROM {name} ORDER BY id$$) TO '{target}' IAM_ROLE DEFAULT PARQUET PARTITION BY (region)")
+    warehouse.do(
+        f"UNLOAD ($$SELECT * FROM {name} ORDER BY id$$) TO '{target}' IAM_ROLE DEFAULT PARQUET PARTITION BY (region)"
+    )
     written = warehouse.objects("lake/")
     assert set(written) == {"region=eu/0000_part_00.parquet", "region=us/0000_part_00.parquet"}
     path = tmp_path / "eu.parquet"
     path.write_bytes(written["region=eu/0000_part_00.parquet"])
-    assert duckdb.sql(f"SELECT * FROM read_parquet('{path}')").fetchall() == [
-        (1, Decimal("1.25"), date(2024, 1, 1), datetime(2024, 1, 1, 1, 2, 3, 500000)),
-        (3, Decimal("3.00"), None, None),
+    assert warehouses.parquet(f"SELECT * FROM read_parquet('{path}')") == [
+        [1, "1.25", "2024-01-01", "2024-01-01 01:02:03.500000"],
+        [3, "3.00", None, None],
     ]
     again = table(warehouse, "id INT, price DECIMAL(9, 2), day DATE, at TIMESTAMP")
     assert [row[0] for row in loaded(warehouse, again, target, "PARQUET")] == [1, 2, 3]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from dataclasses import dataclass
 from typing import Any
 
+from local.launcher import layout
 from tests.conformance.test_iam import allow, role, unique
 from tests.conftest import Aws
 
@@ -145,3 +147,12 @@ def remove(warehouse: Warehouse) -> None:
 def manifest(*addresses: str, mandatory: bool = True) -> str:
     """Return a COPY manifest."""
     return json.dumps({"entries": [{"url": address, "mandatory": mandatory} for address in addresses]})
+
+
+def parquet(sql: str) -> list[list[str]]:
+    """Run SQL on Parquet files by a reader that has nothing to do with Redshift; return its rows as texts."""
+    script = "import duckdb, json, sys; print(json.dumps(duckdb.sql(sys.argv[1]).fetchall(), default=str))"
+    python = layout.AWS_VENV / "bin" / "python"
+    output = subprocess.run([python, "-c", script, sql], capture_output=True, text=True, check=True).stdout
+    rows: list[list[str]] = json.loads(output)
+    return rows

@@ -11,7 +11,7 @@ from airflow.sdk import DAG
 
 from local.launcher import layout
 
-DAG_FILES = sorted((layout.REPOSITORY / "dags").glob("*.py"))
+DAG_FILES = sorted(layout.DAGS.glob("*.py"))
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from local.launcher import layout
 from tests.dags import rules
 from tests.dags.files import DAG_FILES, bag_of, dag_of, syntax_of
 
-SCENARIO_MODULES = sorted((layout.REPOSITORY / "plugins" / "atlas" / "scenarios").glob("s*.py"))
+SCENARIO_MODULES = sorted((layout.PLUGINS / "atlas" / "scenarios").glob("s*.py"))
 
 each_dag = pytest.mark.parametrize("file", [pytest.param(file, id=file.stem) for file in DAG_FILES])
 

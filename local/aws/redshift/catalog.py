@@ -27,7 +27,5 @@ def install(server: Server, database: str, administrator: str, password: str) ->
         connection.execute(FUNCTIONS)
     with server.connect() as connection:
         owner = sql.Identifier(administrator)
-        connection.execute(
-            sql.SQL("CREATE ROLE {} LOGIN SUPERUSER PASSWORD {}").format(owner, sql.Literal(password))
-        )
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN SUPERUSER PASSWORD {}").format(owner, sql.Literal(password)))
         connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(database), owner))

@@ -6,7 +6,6 @@ https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/AWS_Redsh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from collections.abc import Iterator
 from typing import Any
 
 from local.aws import cloudformation, emulator
@@ -99,14 +98,7 @@ def _collect_tags() -> Iterator[tuple[str, list[dict[str, str]]]]:
 for _kind in ("Namespace", "Workgroup"):
     _provisioners._STACK_TAG_PROPERTY[f"AWS::RedshiftServerless::{_kind}"] = ("Tags", "list")
 _tagging._COLLECTORS["redshift-serverless"] = _collect_tags
-def _collect_tags() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    for arn, tags in records.tags.items():
-        yield arn, [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
-emulator.module("services.tagging")._COLLECTORS["redshift-serverless"] = _collect_tags
-emulator.module("services.cloudformation.provisioners")._STACK_TAG_PROPERTY.update(
-    {f"AWS::RedshiftServerless::{kind}": ("Tags", "list") for kind in ("Namespace", "Workgroup")}
-)
 emulator.resource_type("AWS::RedshiftServerless::Namespace", _create_namespace, _delete_namespace, _update_namespace)
 emulator.resource_type("AWS::RedshiftServerless::Workgroup", _create_workgroup, _delete_workgroup, _update_workgroup)

@@ -18,9 +18,9 @@ from botocore.exceptions import ClientError
 
 from local.aws import emulator, iam
 from local.aws.emulator import AwsError, Call, json_action
-from local.aws.redshift import catalog, records, results, serverless, translate
+from local.aws.redshift import catalog, lexer, records, results, serverless
 from local.aws.redshift.errors import SqlError
-from local.aws.redshift.session import Result, Session
+from local.aws.redshift.session import Column, Result, Session
 
 Members = dict[str, Any]
 
@@ -112,6 +112,7 @@ class Login:
 
     namespace: records.Namespace
     workgroup: str
+    workgroup_arn: str
     database: str
     user: str
     password: str
@@ -137,7 +138,6 @@ class Statement:
     parts: list[Part]
     parameters: list[Members]
     form: str
-    together: bool
     with_event: bool
     pid: int = 0
     ended: threading.Event = field(default_factory=threading.Event)
@@ -164,6 +164,8 @@ class Statement:
             self._fail(f"Internal error: {type(error).__name__}")
         finally:
             self.ended.set()
+            if self.with_event:
+                _announce(self)
 
     def _run(self) -> None:
         self.whole.move("PICKED")
@@ -211,8 +213,8 @@ class Statement:
             wanted = {column.table for column in part.result.columns if column.table} if part.result else set()
             if wanted:
                 rows = session.connection.execute(
-                    "SELECT c.oid::bigint, nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
-                    "WHERE c.oid = ANY(%s::oid[])",
+                    "SELECT c.oid::bigint, nspname, relname FROM pg_class c "
+                    "JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = ANY(%s::oid[])",
                     [list(wanted)],
                 ).fetchall()
                 part.tables = {oid: (schema, name) for oid, schema, name in rows}
@@ -249,6 +251,37 @@ class Statement:
     def part(self, identifier: str) -> Part | None:
         """Return the part that ``identifier`` (``id:n``) means, for a single statement itself."""
         return next((part for part in [self.whole, *self.parts] if part.id == identifier), None)
+
+
+def _announce(statement: Statement) -> None:
+    """Put the event of a statement that has ended on the default bus.
+
+    https://docs.aws.amazon.com/redshift/latest/mgmt/data-api-monitoring-events.html
+    """
+    account, region, user = statement.owner
+    whole = statement.whole
+    detail = {
+        "principal": user,
+        "statementName": statement.name,
+        "statementId": statement.id,
+        "redshiftQueryId": -1,
+        "state": whole.status,
+        "rows": whole.result.changed if whole.result else -1,
+        "expireAt": int((whole.created + timedelta(hours=RESULT_HOURS)).timestamp()),
+    }
+    emulator.module("services.eventbridge")._dispatch_event(
+        {
+            "EventId": str(uuid.uuid4()),
+            "Source": "aws.redshift-data",
+            "DetailType": "Redshift Data Statement Status Change",
+            "Detail": json.dumps(detail),
+            "EventBusName": "default",
+            "Time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "Resources": [statement.login.workgroup_arn],
+            "Account": account,
+            "Region": region,
+        }
+    )
 
 
 # Who asks ---------------------------------------------------------------------------------------------------------
@@ -292,7 +325,7 @@ def _login(call: Call) -> Login:
             raise AwsError("AccessDeniedException", denied)
         user = serverless.database_user(call.caller.access_key)
         password, _ = namespace.login(user, serverless.CREDENTIAL_SECONDS)
-    return Login(namespace, name, database, user, password, secret)
+    return Login(namespace, name, workgroup.members["workgroupArn"], database, user, password, secret)
 
 
 def _secret(call: Call, arn: str) -> tuple[str, str]:
@@ -331,6 +364,8 @@ def _submit(call: Call, texts: list[str], batch: bool) -> Members:
             raise _invalid("SQL statement must not be empty.")
         if len(text.encode()) > MAX_QUERY_BYTES:
             raise _invalid(f"Query string must not be longer than {MAX_QUERY_BYTES} bytes.")
+    if payload.get("ExecutionMode", "TRANSACTION") != "TRANSACTION":
+        raise _invalid("The embedded Redshift runs batches as one transaction only.")
     login, owner = _login(call), _owner(call)
     given = payload.get("Parameters", [])
     bound = _bind(texts, given)
@@ -345,11 +380,8 @@ def _submit(call: Call, texts: list[str], batch: bool) -> Members:
         parts=parts if batch else [whole],
         parameters=given,
         form=payload.get("ResultFormat", "JSON"),
-        together=payload.get("ExecutionMode", "TRANSACTION") == "TRANSACTION",
         with_event=bool(payload.get("WithEvent")),
     )
-    if not statement.together:
-        raise _invalid("The embedded Redshift runs batches as one transaction only.")
     statement = _remembered(call, statement)
     if statement.id == identifier:
         emulator.in_background(statement.run, f"redshift-data-{identifier}")
@@ -402,13 +434,13 @@ def _bind(texts: list[str], given: list[Members]) -> list[str]:
     if len(values) != len(given):
         raise _invalid("A parameter was given more than once.")
     try:
-        used = {name for text in texts for name, _, _ in translate.parameters(text)} if given else set()
+        used = {name for text in texts for name, _, _ in lexer.parameters(text)} if given else set()
         missing, unused = used - values.keys(), values.keys() - used
         if missing:
             raise _invalid(f"Cannot find parameter: {min(missing)}")
         if unused:
             raise _invalid(f"Parameters list contains unused parameters. Unused parameters: {sorted(unused)}")
-        return [translate.bind(text, values) for text in texts] if given else texts
+        return [lexer.bind(text, values) for text in texts] if given else texts
     except SqlError as error:
         raise _invalid(error.message) from error
 
@@ -479,7 +511,9 @@ def _finished(call: Call, form: str) -> tuple[Part, int]:
     if statement.form != form:
         raise _invalid(f"The statement has results of format {statement.form}.")
     if statement.whole.status != "FINISHED" or not part.has_result:
-        raise AwsError("ResourceNotFoundException", "Query does not have result. Please check query status with DescribeStatement.")
+        raise AwsError(
+            "ResourceNotFoundException", "Query does not have result. Please check query status with DescribeStatement."
+        )
     return part, int(call.payload.get("NextToken") or 0)
 
 
@@ -516,7 +550,7 @@ def _list_statements(call: Call) -> Members:
         each
         for each in reversed(list(_statements.values()))
         if each.owner == _owner(call)
-        and (wanted == "ALL" or each.whole.status == wanted)
+        and wanted in ("ALL", each.whole.status)
         and each.name.startswith(name)
         and payload.get("WorkgroupName", each.login.workgroup) == each.login.workgroup
         and payload.get("Database", each.login.database) == each.login.database
@@ -596,7 +630,9 @@ def _list_tables(call: Call) -> Members:
         call.payload.get("SchemaPattern", "%"),
         call.payload.get("TablePattern", "%"),
     )
-    return _page("Tables", [{"name": name, "type": kind, "schema": schema} for name, kind, schema in rows], call.payload)
+    return _page(
+        "Tables", [{"name": name, "type": kind, "schema": schema} for name, kind, schema in rows], call.payload
+    )
 
 
 @json_action(SERVICE, "DescribeTable")
@@ -613,7 +649,7 @@ def _describe_table(call: Call) -> Members:
     )
     columns = []
     for name, kind, modifier, required, default, oid in rows:
-        column = results.Column(name, kind, modifier, oid, 0)
+        column = Column(name, kind, modifier, oid)
         members = results.metadata(column, {oid: (schema, table)})
         members |= {"nullable": 0 if required else 1, "length": members["precision"]}
         columns.append(members | ({"columnDefault": default} if default else {}))

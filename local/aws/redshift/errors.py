@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import psycopg
 
+BYTES_CHECK = "bytes_of_"
+"""How the names start of the constraints that hold text to its length in bytes."""
+
 
 class SqlError(Exception):
     """A statement failed; ``message`` is what Redshift says after ``ERROR:``."""
@@ -23,7 +26,7 @@ def from_postgres(error: psycopg.Error) -> SqlError:
     diagnosis = error.diag
     if isinstance(error, psycopg.errors.CardinalityViolation) and "MERGE" in (diagnosis.message_primary or ""):
         return SqlError("Found multiple matches to update the same tuple.")
-    if isinstance(error, psycopg.errors.CheckViolation) and (diagnosis.constraint_name or "").startswith("bytes_of_"):
+    if isinstance(error, psycopg.errors.CheckViolation) and (diagnosis.constraint_name or "").startswith(BYTES_CHECK):
         return SqlError("Value too long for character type")
     if isinstance(error, psycopg.errors.StringDataRightTruncation):
         return SqlError("Value too long for character type")

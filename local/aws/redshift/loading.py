@@ -16,18 +16,27 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import psycopg
-from psycopg import sql
 
 from local.aws import emulator
 from local.aws.redshift import roles
+from local.aws.redshift.conversion import (
+    ERRORS,
+    Column,
+    checks,
+    cleaned,
+    converted,
+    identifier,
+    literal,
+    null_text,
+)
 from local.aws.redshift.errors import SqlError, unsupported
 from local.aws.redshift.options import Copy
 
@@ -37,34 +46,8 @@ MAX_ROW_BYTES = 4 << 20
 """https://docs.aws.amazon.com/redshift/latest/dg/r_COPY_from_S3.html"""
 MAX_ERRORS = 100_000
 _BLOCK = 1 << 20
-_ERRORS = {
-    "column": (1202, "Extra column(s) found"),
-    "missing": (1201, "Delimiter not found"),
-    "length": (1204, "String length exceeds DDL length"),
-    "overflow": (1204, "Value out of range for the column type"),
-    "date": (1205, "Invalid Date Format - length must be 10 or more"),
-    "timestamp": (1206, "Invalid timestamp format or value [YYYY-MM-DD HH24:MI:SS]"),
-    "digit": (1207, "Invalid digit"),
-    "float": (1208, "Invalid FLOAT value"),
-    "numeric": (1209, "Invalid DECIMAL value"),
-    "boolean": (1210, "Unknown boolean format"),
-    "null": (1213, "Missing data for not-null field"),
-    "multibyte": (1220, "Multibyte character not supported for CHAR (Hint: Try using VARCHAR)"),
-    "json": (1216, "Invalid JSON value"),
-    "line": (1216, "Invalid input line"),
-}
-_CODES = {code: n for n, code in enumerate(_ERRORS)}
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table that is loaded; ``size`` is its length in bytes or its precision."""
-
-    name: str
-    type: str
-    size: int
-    scale: int
-    required: bool
+_PROBLEMS = list(ERRORS)
+_INTEGER_NAMES = {"smallint": "Short", "integer": "Integer", "bigint": "Long"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +99,7 @@ def columns(connection: psycopg.Connection[Any], table: str) -> list[Column]:
     """
     found = connection.execute("SELECT to_regclass(%s)::oid", [table]).fetchone()
     if found is None or found[0] is None:
-        name = table.split(".")[-1].strip('"')
+        name = table.rsplit(".", maxsplit=1)[-1].strip('"')
         raise SqlError(f"Cannot COPY into nonexistent table {name}")
     rows = connection.execute(
         "SELECT attname, format_type(atttypid, NULL), atttypmod, attnotnull FROM pg_attribute "
@@ -129,7 +112,9 @@ def columns(connection: psycopg.Connection[Any], table: str) -> list[Column]:
 def _column(name: str, kind: str, modifier: int, required: bool) -> Column:
     if kind == "numeric":
         packed = modifier - 4
-        return Column(name, kind, packed >> 16 if modifier > 0 else 38, packed & 0xFFFF if modifier > 0 else 0, required)
+        return Column(
+            name, kind, packed >> 16 if modifier > 0 else 38, packed & 0xFFFF if modifier > 0 else 0, required
+        )
     return Column(name, kind, modifier - 4 if modifier > 0 else 65535, 0, required)
 
 
@@ -157,16 +142,16 @@ def copy(connection: psycopg.Connection[Any], s3: Any, statement: Copy) -> Loade
     try:
         with roles.s3_errors():
             files = _download(s3, sources, folder, clauses)
-        loader = _Loader(table_columns, clauses, s3, sources, files)
-        failures = loader.read()
-        loaded = Loaded(loader.count(), sources, failures, loader.format)
-        if len(failures) > allowed:
-            name = statement.table.split(".")[-1].strip('"').lower()
-            text = f"Load into table '{name}' failed.  Check 'sys_load_error_detail' system table for details."
-            raise LoadError(text, loaded)
-        if "NOLOAD" not in clauses:
-            loader.write(connection, statement.table, folder / "rows.csv")
-        return loaded
+        with closing(_Loader(table_columns, clauses, s3, sources, files)) as loader:
+            failures = loader.read()
+            loaded = Loaded(loader.count(), sources, failures, loader.format)
+            if len(failures) > allowed:
+                name = statement.table.split(".")[-1].strip('"').lower()
+                text = f"Load into table '{name}' failed.  Check 'sys_load_error_detail' system table for details."
+                raise LoadError(text, loaded)
+            if "NOLOAD" not in clauses:
+                loader.write(connection, statement.table, folder / "rows.csv")
+            return loaded
     finally:
         shutil.rmtree(folder)
 
@@ -244,14 +229,6 @@ def _download(s3: Any, sources: list[Source], folder: Path, clauses: dict[str, s
 # Rows -------------------------------------------------------------------------------------------------------------
 
 
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _name(value: str) -> str:
-    return '"' + value.replace('"', '""') + '"'
-
-
 class _Loader:
     """Reads files into DuckDB: table ``texts`` has the values as written, ``rows`` as the columns' types."""
 
@@ -280,6 +257,10 @@ class _Loader:
         )
         self._duckdb.execute("SET TimeZone = 'UTC'")
 
+    def close(self) -> None:
+        """Free memory."""
+        self._duckdb.close()
+
     def read(self) -> list[Failure]:
         """Read all files and return the rows that cannot be loaded."""
         readers = {"JSON": self._read_json, "PARQUET": self._read_parquet}
@@ -298,13 +279,13 @@ class _Loader:
     def write(self, connection: psycopg.Connection[Any], table: str, path: Path) -> None:
         """Give the rows to PostgreSQL."""
         names = [f"c{n}" for n in range(len(self.columns))]
-        quoted = [name for name, column in zip(names, self.columns, strict=True) if _is_text(column)]
+        quoted = [name for name, column in zip(names, self.columns, strict=True) if column.is_text]
         quote = f", FORCE_QUOTE ({', '.join(quoted)})" if quoted else ""
         self._duckdb.execute(
             f"COPY (SELECT {', '.join(names)} FROM rows WHERE error IS NULL ORDER BY file, line) "
-            f"TO {_text(str(path))} (FORMAT csv, HEADER false, NULLSTR '\\N'{quote})"
+            f"TO {literal(str(path))} (FORMAT csv, HEADER false, NULLSTR '\\N'{quote})"
         )
-        listed = ", ".join(_name(column.name) for column in self.columns)
+        listed = ", ".join(identifier(column.name) for column in self.columns)
         statement = f"COPY {table} ({listed}) FROM STDIN (FORMAT csv, NULL '\\N')"
         with path.open("rb") as data, connection.cursor().copy(statement) as target:
             for block in iter(partial(data.read, _BLOCK), b""):
@@ -327,14 +308,14 @@ class _Loader:
         failures = []
         for number, path in enumerate(self.files):
             lines = (
-                f"read_csv({_text(str(path))}, header = false, columns = {{'object': 'VARCHAR'}}, delim = '\\x01', "
+                f"read_csv({literal(str(path))}, header = false, columns = {{'object': 'VARCHAR'}}, delim = '\\x01', "
                 f"quote = '', escape = '', auto_detect = false, max_line_size = {2 * MAX_ROW_BYTES}, "
                 f"compression = '{self._compression()}')"
             )
             self._duckdb.execute("CREATE OR REPLACE TEMP TABLE lines AS SELECT object FROM " + lines)
             wrong = self._one(
-                "SELECT count(*) FROM lines WHERE trim(object) <> '' AND NOT (json_valid(object) AND "
-                "json_type(object) IN ('OBJECT', 'ARRAY'))"
+                "SELECT count(*) FROM lines WHERE trim(object) <> '' AND NOT "
+                "CASE WHEN json_valid(object) THEN json_type(object) IN ('OBJECT', 'ARRAY') ELSE false END"
             )
             if wrong:
                 failures += self._scan_json(number)
@@ -362,7 +343,7 @@ class _Loader:
                 rows.append((number, line, text[place:end]))
                 place = end
             else:
-                code, reason = _ERRORS["line"]
+                code, reason = ERRORS["line"]
                 failures.append(Failure(str(self.sources[number]), line, None, code, reason))
                 place = following if (following := text.find("\n", place)) >= 0 else len(text)
         if rows:
@@ -380,7 +361,7 @@ class _Loader:
             if self.clauses["JSON"].lower() == "auto ignorecase":
                 names = self._spelled(names)
             paths = ['$."' + name.replace('"', '\\"') + '"' for name in names]
-        return f"json_extract_string(object, [{', '.join(_text(path) for path in paths)}])"
+        return f"json_extract_string(object, [{', '.join(literal(path) for path in paths)}])"
 
     def _spelled(self, names: list[str]) -> list[str]:
         """Return the keys as the objects write them; DuckDB minds case."""
@@ -407,9 +388,9 @@ class _Loader:
         for number, path in enumerate(self.files):
             rejected = f"rejected_{number}"
             rows = (
-                f"read_csv({_text(str(path))}, header = false, columns = {{{fields}}}, auto_detect = false, "
-                f"delim = {_text(delimiter)}, quote = {_text(quote)}, escape = {_text(quote)}, nullstr = "
-                f"{_text(_null_text(self.clauses))}, allow_quoted_nulls = false, skip = {skip}, "
+                f"read_csv({literal(str(path))}, header = false, columns = {{{fields}}}, auto_detect = false, "
+                f"delim = {literal(delimiter)}, quote = {literal(quote)}, escape = {literal(quote)}, nullstr = "
+                f"{literal(null_text(self.clauses))}, allow_quoted_nulls = false, skip = {skip}, "
                 f"null_padding = {'FILLRECORD' in self.clauses}, store_rejects = true, rejects_limit = 0, "
                 f"rejects_table = '{rejected}', rejects_scan = '{rejected}_scan', "
                 f"max_line_size = {2 * MAX_ROW_BYTES}, compression = '{self._compression()}')"
@@ -419,11 +400,16 @@ class _Loader:
                 f"SELECT line, any_value(error_type), any_value(csv_line) FROM {rejected} GROUP BY line ORDER BY line"
             ).fetchall()
             for line, kind, _ in bad:
-                code, reason = _ERRORS[{"TOO MANY COLUMNS": "column", "MISSING COLUMNS": "missing"}.get(kind, "line")]
+                code, reason = ERRORS[{"TOO MANY COLUMNS": "columns", "MISSING COLUMNS": "delimiter"}.get(kind, "line")]
                 failures.append(Failure(str(self.sources[number]), int(line), None, code, reason))
-            shift = f"(SELECT count(*) FROM {rejected} r WHERE r.line <= rowid + 1 + {skip})"
-            line_number = f"rowid + 1 + {skip}" + (f" + {shift}" if bad else "")
-            self._duckdb.execute(f"INSERT INTO texts SELECT {number}, {line_number}, [{values}] FROM lines")
+            # The rows that were read have the numbers that those which were not have left.
+            numbers = (
+                f"SELECT n FROM range({skip + 1}, {skip + 1 + len(bad)} + (SELECT count(*) FROM lines)) AS r(n) "
+                f"WHERE n NOT IN (SELECT line FROM {rejected}) ORDER BY n"
+            )
+            self._duckdb.execute(
+                f"INSERT INTO texts SELECT {number}, n, [{values}] FROM lines POSITIONAL JOIN ({numbers})"
+            )
         return failures
 
     # Parquet
@@ -431,7 +417,7 @@ class _Loader:
     def _read_parquet(self) -> list[Failure]:
         """Read Parquet by position: https://docs.aws.amazon.com/redshift/latest/dg/copy-usage_notes-copy-from-columnar.html"""
         for number, path in enumerate(self.files):
-            described = self._duckdb.execute(f"DESCRIBE SELECT * FROM read_parquet({_text(str(path))})").fetchall()
+            described = self._duckdb.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(str(path))})").fetchall()
             if len(described) != len(self.columns):
                 raise SqlError(
                     f"Spectrum Scan Error: file {self.sources[number]} has {len(described)} columns, "
@@ -444,9 +430,11 @@ class _Loader:
                         f"Spectrum Scan Error: column '{name}' of file {self.sources[number]} has an incompatible "
                         f"Parquet schema: {kind} for {column.type}"
                     )
-                values.append(f"{_parquet_value(_name(name), str(kind), column)} AS c{place}")
-            rows = f"read_parquet({_text(str(path))}, hive_partitioning = false, file_row_number = true)"
-            query = f"SELECT {number} AS file, file_row_number + 1 AS line, NULL AS error, {', '.join(values)} FROM {rows}"
+                values.append(f"{_parquet_value(identifier(name), str(kind), column)} AS c{place}")
+            rows = f"read_parquet({literal(str(path))}, hive_partitioning = false, file_row_number = true)"
+            query = (
+                f"SELECT {number} AS file, file_row_number + 1 AS line, NULL AS error, {', '.join(values)} FROM {rows}"
+            )
             self._duckdb.execute(f"{'INSERT INTO rows' if number else 'CREATE TABLE rows AS'} {query}")
         return []
 
@@ -454,18 +442,18 @@ class _Loader:
 
     def _convert(self) -> list[Failure]:
         """Convert the texts; a row's first value that cannot be converted is its error."""
-        places = range(len(self.columns))
-        cleaned = ", ".join(f"{self._cleaned(f'v[{n + 1}]', self.columns[n])} AS t{n}" for n in places)
-        values = ", ".join(f"{self._value(f't{n}', self.columns[n])} AS c{n}" for n in places)
-        checks = " ".join(
-            f"WHEN {test} THEN {n * 100 + _CODES[error]}"
-            for n in places
-            for test, error in self._checks(f"t{n}", f"c{n}", self.columns[n])
+        numbered = list(enumerate(self.columns))
+        texts = ", ".join(f"{cleaned(f'v[{n + 1}]', column, self.clauses)} AS t{n}" for n, column in numbered)
+        values = ", ".join(f"{converted(f't{n}', column, self.clauses)} AS c{n}" for n, column in numbered)
+        tests = " ".join(
+            f"WHEN {test} THEN {n * 100 + _PROBLEMS.index(problem)}"
+            for n, column in numbered
+            for test, problem in checks(f"t{n}", f"c{n}", column)
         )
-        error = f"CASE {checks} END" if checks else "NULL"
+        error = f"CASE {tests} END" if tests else "NULL"
         self._duckdb.execute(
             f"CREATE TABLE rows AS SELECT *, {error} AS error FROM "
-            f"(SELECT *, {values} FROM (SELECT file, line, {cleaned} FROM texts))"
+            f"(SELECT *, {values} FROM (SELECT file, line, {texts} FROM texts))"
         )
         wrong = self._duckdb.execute(
             "SELECT file, line, error FROM rows WHERE error IS NOT NULL ORDER BY file, line"
@@ -474,137 +462,15 @@ class _Loader:
 
     def _failure(self, file: int, line: int, error: int) -> Failure:
         column = self.columns[error // 100]
-        kind = list(_ERRORS)[error % 100]
-        code, reason = _ERRORS[kind]
+        kind = _PROBLEMS[error % 100]
+        code, reason = ERRORS[kind]
         if kind == "digit":
             value = str(self._one(f"SELECT t{error // 100} FROM rows WHERE file = {file} AND line = {line}"))
             wrong = re.search(r"[^0-9]", value.lstrip("+-"))
             sign = len(value) - len(value.lstrip("+-"))
             at = sign + wrong.start() if wrong else 0
-            reason = f"Invalid digit, Value '{value[at : at + 1]}', Pos {at}, Type: {_TYPE_NAMES.get(column.type, column.type)}"
+            reason = f"Invalid digit, Value '{value[at : at + 1]}', Pos {at}, Type: {_INTEGER_NAMES[column.type]}"
         return Failure(str(self.sources[file]), line, column, code, reason)
-
-    def _cleaned(self, value: str, column: Column) -> str:
-        """Return a text with the conversions applied that make it NULL or shorter.
-
-        https://docs.aws.amazon.com/redshift/latest/dg/copy-parameters-data-conversion.html
-        """
-        is_text = _is_text(column)
-        if not is_text:
-            return f"nullif(trim({value}), '')"
-        if "ACCEPTINVCHARS" not in self.clauses and "TRIMBLANKS" in self.clauses and column.type != "character":
-            value = f"rtrim({value})"
-        if "BLANKSASNULL" in self.clauses:
-            value = f"CASE WHEN {value} <> '' AND trim({value}) = '' THEN NULL ELSE {value} END"
-        if "EMPTYASNULL" in self.clauses:
-            value = f"nullif({value}, '')"
-        if "NULL" in self.clauses and self.format == "JSON":
-            value = f"nullif({value}, {_text(_null_text(self.clauses))})"
-        if "TRUNCATECOLUMNS" in self.clauses:
-            # The longest start that fits; a character has at most four bytes.
-            starts = f"list_filter([{', '.join(str(n) for n in range(4))}], lambda n: strlen(left({value}, {column.size} - n)) <= {column.size})"
-            shorter = (
-                f"list_reduce(string_split({value}, ''), lambda a, b: "
-                f"CASE WHEN strlen(a) + strlen(b) <= {column.size} THEN a || b ELSE a END)"
-            )
-            del starts
-            value = f"CASE WHEN strlen({value}) > {column.size} THEN {shorter} ELSE {value} END"
-        return value
-
-    def _value(self, text: str, column: Column) -> str:
-        if column.type in _INTEGERS:
-            return f"CASE WHEN regexp_full_match({text}, '[+-]?[0-9]+') THEN TRY_CAST({text} AS {_INTEGERS[column.type]}) END"
-        if column.type == "numeric":
-            return f"TRY_CAST({text} AS DECIMAL({column.size}, {column.scale}))"
-        if column.type in ("real", "double precision"):
-            return f"TRY_CAST({text} AS DOUBLE)"
-        if column.type == "boolean":
-            return (
-                f"CASE WHEN lower({text}) IN ('1', 't', 'true', 'y', 'yes') THEN true "
-                f"WHEN lower({text}) IN ('0', 'f', 'false', 'n', 'no') THEN false END"
-            )
-        if column.type == "date":
-            return self._date(text)
-        if column.type.startswith("timestamp"):
-            return self._timestamp(text, column.type.endswith("with time zone"))
-        if column.type == "jsonb":
-            return f"CASE WHEN json_valid({text}) THEN {text} ELSE to_json({text})::VARCHAR END"
-        if column.type == "time without time zone":
-            return f"TRY_CAST({text} AS TIME)"
-        if _is_text(column):
-            return text
-        raise unsupported(f"COPY into a column of type {column.type}")
-
-    def _date(self, text: str) -> str:
-        """https://docs.aws.amazon.com/redshift/latest/dg/r_DATEFORMAT_and_TIMEFORMAT_strings.html"""
-        pattern = self.clauses.get("DATEFORMAT", "YYYY-MM-DD")
-        if pattern.lower() == "auto":
-            return f"coalesce(TRY_CAST({text} AS DATE), try_strptime({text}, {_AUTO_DATES})::DATE)"
-        if pattern == "YYYY-MM-DD":
-            return f"CASE WHEN strlen({text}) >= 10 THEN TRY_CAST({text} AS DATE) END"
-        return f"try_strptime({text}, {_text(_strptime(pattern))})::DATE"
-
-    def _timestamp(self, text: str, zoned: bool) -> str:
-        kind = "TIMESTAMPTZ" if zoned else "TIMESTAMP"
-        pattern = self.clauses.get("TIMEFORMAT", "")
-        if pattern.lower() == "auto":
-            return f"coalesce(TRY_CAST({text} AS {kind}), try_strptime({text}, {_AUTO_TIMES})::{kind})"
-        if pattern.lower() in ("epochsecs", "epochmillisecs"):
-            factor = 1_000_000 if pattern.lower() == "epochsecs" else 1000
-            return f"make_timestamp(CAST(TRY_CAST({text} AS DECIMAL(38, 6)) * {factor} AS BIGINT))"
-        if pattern:
-            return f"try_strptime({text}, {_text(_strptime(pattern))})::{kind}"
-        # The default format has a space between date and time.
-        return f"CASE WHEN NOT contains({text}, 'T') THEN TRY_CAST({text} AS {kind}) END"
-
-    def _checks(self, text: str, value: str, column: Column) -> Iterator[tuple[str, str]]:
-        if column.required:
-            yield f"{text} IS NULL", "null"
-        if column.type in _INTEGERS:
-            yield f"{text} IS NOT NULL AND {value} IS NULL AND regexp_full_match({text}, '[+-]?[0-9]+')", "overflow"
-        if column.type == "character":
-            yield f"regexp_matches({text}, '[^\\x00-\\x7f]')", "multibyte"
-        if _is_text(column):
-            yield f"strlen(rtrim({text})) > {column.size}", "length"
-        else:
-            yield f"{text} IS NOT NULL AND {value} IS NULL", _CONVERSION_ERRORS.get(column.type, "digit")
-
-
-_INTEGERS = {"smallint": "SMALLINT", "integer": "INTEGER", "bigint": "BIGINT"}
-_TYPE_NAMES = {"smallint": "Short", "integer": "Integer", "bigint": "Long"}
-_CONVERSION_ERRORS = {
-    "numeric": "numeric",
-    "real": "float",
-    "double precision": "float",
-    "boolean": "boolean",
-    "date": "date",
-    "timestamp without time zone": "timestamp",
-    "timestamp with time zone": "timestamp",
-    "time without time zone": "timestamp",
-    "jsonb": "json",
-}
-_AUTO_DATES = "['%Y/%m/%d', '%m/%d/%Y', '%d.%m.%Y', '%Y%m%d', '%d-%b-%Y', '%b-%d-%Y', '%Y %b %d']"
-_AUTO_TIMES = "['%Y/%m/%d %H:%M:%S', '%m/%d/%Y %H:%M:%S', '%m/%d/%Y %H:%M', '%Y%m%d %H%M%S', '%d.%m.%Y %H:%M:%S']"
-
-
-def _is_text(column: Column) -> bool:
-    return column.type in ("character varying", "character", "text")
-
-
-def _null_text(clauses: dict[str, str]) -> str:
-    return clauses.get("NULL", "\\N")
-
-
-_STRPTIME = {
-    **{"YYYY": "%Y", "YY": "%y", "MM": "%m", "MON": "%b", "MONTH": "%B", "DD": "%d", "HH24": "%H", "HH12": "%I"},
-    **{"HH": "%H", "MI": "%M", "SS": "%S", "AM": "%p", "PM": "%p", "US": "%f", "MS": "%g", "OF": "%z", "TZ": "%Z"},
-}
-
-
-def _strptime(pattern: str) -> str:
-    """Translate a DATEFORMAT or TIMEFORMAT."""
-    names = "|".join(sorted(_STRPTIME, key=len, reverse=True))
-    return re.sub(names, lambda found: _STRPTIME[found[0].upper()], pattern.replace("%", "%%"), flags=re.IGNORECASE)
 
 
 def _json_paths(s3: Any, option: str, targets: list[Column]) -> list[str]:
@@ -659,8 +525,3 @@ def _parquet_value(name: str, kind: str, column: Column) -> str:
     if column.type == "timestamp without time zone" and kind != "TIMESTAMP":
         return f"CAST({name} AS TIMESTAMP)"
     return name
-
-
-def now() -> datetime:
-    """Return the time as Redshift's system tables keep it: UTC without a zone."""
-    return datetime.now(UTC).replace(tzinfo=None)

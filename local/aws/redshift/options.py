@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from sqlglot.tokenizer_core import Token, TokenType
 
-from local.aws.redshift import translate
+from local.aws.redshift import lexer
 from local.aws.redshift.errors import SqlError, unsupported
 
 # How each clause is written: a flag alone, an optional switch, a text or number.
@@ -63,7 +63,7 @@ def parse_copy(sql: str) -> Copy:
     Raises:
         SqlError: it is malformed, or uses what the embedded Redshift does not know.
     """
-    tokens = translate.tokens(sql)
+    tokens = lexer.tokens(sql)
     source = _find(tokens, "FROM")
     opening = next((n for n in range(1, source) if tokens[n].token_type == TokenType.L_PAREN), source)
     columns = [token.text.lower() for token in tokens[opening + 1 : source - 1] if token.token_type != TokenType.COMMA]
@@ -82,7 +82,7 @@ def parse_unload(sql: str) -> Unload:
     Raises:
         SqlError: it is malformed, or uses what the embedded Redshift does not know.
     """
-    tokens = translate.tokens(sql)
+    tokens = lexer.tokens(sql)
     if len(tokens) < 3 or tokens[2].token_type not in (TokenType.STRING, TokenType.HEREDOC_STRING):
         raise SqlError('syntax error at or near "UNLOAD"')
     target = _find(tokens, "TO")
@@ -112,9 +112,9 @@ def _clauses(statement: str, tokens: list[Token], known: dict[str, str]) -> tupl
         place += 1
         if name in ("FORMAT", "AS", ",", "WITH"):
             continue
-        if name == "PARTITION" and text().upper() == "BY":
+        if name == "PARTITION BY":
             end = next(n for n in range(place, len(tokens)) if tokens[n].token_type == TokenType.R_PAREN)
-            partition = [token.text.lower() for token in tokens[place + 2 : end] if token.token_type != TokenType.COMMA]
+            partition = [token.text.lower() for token in tokens[place + 1 : end] if token.token_type != TokenType.COMMA]
             place = end + 1
             continue
         kind = known.get(name)

@@ -123,9 +123,10 @@ def update_namespace(members: Members, key: str) -> Namespace:
     """
     namespace = records.namespace(members.get("namespaceName", ""))
     shown = namespace.members
-    changes = {name: members[name] for name in ("iamRoles", "logExports", "kmsKeyId") if name in members}
+    changes: Members = {name: members[name] for name in ("iamRoles", "logExports", "kmsKeyId") if name in members}
     default = members.get("defaultIamRoleArn", shown.get("defaultIamRoleArn"))
-    if default and default not in changes.get("iamRoles", shown["iamRoles"]):
+    roles = list(changes.get("iamRoles") or shown["iamRoles"])
+    if default and default not in roles:
         raise _invalid("The default IAM role must be one of the namespace's IAM roles.")
     managed = members.get("manageAdminPassword", "adminPasswordSecretArn" in shown)
     password = members.get("adminUserPassword")
@@ -398,9 +399,7 @@ def _tags_of(call: Call) -> dict[str, str]:
 # Permissions ------------------------------------------------------------------------------------------------------
 
 
-def _named(
-    request: iam.Request, kind: str, kept: dict[records.Key, Any], *names: str
-) -> list[str]:
+def _named(request: iam.Request, kind: str, kept: dict[records.Key, Any], *names: str) -> list[str]:
     """Return the ARN of the record a request names; an unknown one may be any."""
     record = kept.get((request.account, request.region, request.get(*names)))
     arn = record.members[f"{kind}Arn"] if record else f"arn:aws:{SERVICE}:{request.region}:{request.account}:{kind}/*"

@@ -20,6 +20,7 @@ from sqlglot import exp
 
 from local.aws import emulator
 from local.aws.redshift import roles, translate
+from local.aws.redshift.conversion import identifier, literal
 from local.aws.redshift.errors import SqlError, unsupported
 from local.aws.redshift.options import Unload
 
@@ -85,9 +86,10 @@ def _write(
     described = connection.execute(f"SELECT * FROM ({query}) AS q LIMIT 0").description or []
     columns = [_Column(item.name, item.type_display.partition("(")[0]) for item in described]
     raw = folder / "rows.csv"
-    with raw.open("wb") as target, connection.cursor().copy(
-        f"COPY ({query}) TO STDOUT (FORMAT csv, NULL '\\N', FORCE_QUOTE *)"
-    ) as source:
+    with (
+        raw.open("wb") as target,
+        connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT csv, NULL '\\N', FORCE_QUOTE *)") as source,
+    ):
         for block in source:
             target.write(block)
     engine = duckdb.connect(config={"threads": 2, "autoinstall_known_extensions": False})
@@ -104,7 +106,7 @@ def _write(
     if form == "PARQUET" and compression:
         raise SqlError("Compression of PARQUET is SNAPPY and cannot be chosen")
     values = {
-        column.name: f"{_value(engine, f'c{n}', column, form)} AS {_name(column.name)}"
+        column.name: f"{_value(engine, f'c{n}', column, form)} AS {identifier(column.name)}"
         for n, column in enumerate(columns)
     }
     unknown = [name for name in statement.partition if name not in values]
@@ -114,21 +116,13 @@ def _write(
     files = []
     for number, condition in enumerate(_partitions(engine, columns, statement.partition)):
         path = folder / f"part-{number}"
-        kept = [
-            text for name, text in values.items() if name not in statement.partition or "INCLUDE" in clauses
-        ]
-        engine.execute(f"COPY (SELECT {', '.join(kept)} FROM rows{condition[1]} ORDER BY rowid) TO '{path}' ({options})")
+        kept = [text for name, text in values.items() if name not in statement.partition or "INCLUDE" in clauses]
+        engine.execute(
+            f"COPY (SELECT {', '.join(kept)} FROM rows{condition[1]} ORDER BY rowid) TO '{path}' ({options})"
+        )
         files.append((condition[0] + _file_name(form, compression, clauses), path))
     engine.close()
     return rows, files if rows or form != "PARQUET" else []
-
-
-def _name(value: str) -> str:
-    return '"' + value.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 def _value(engine: duckdb.DuckDBPyConnection, name: str, column: _Column, form: str) -> str:
@@ -143,9 +137,7 @@ def _value(engine: duckdb.DuckDBPyConnection, name: str, column: _Column, form: 
     return f"CAST({name} AS {_TYPES.get(column.type, 'VARCHAR')})"
 
 
-def _partitions(
-    engine: duckdb.DuckDBPyConnection, columns: list[_Column], keys: list[str]
-) -> list[tuple[str, str]]:
+def _partitions(engine: duckdb.DuckDBPyConnection, columns: list[_Column], keys: list[str]) -> list[tuple[str, str]]:
     """Return folder and condition of every partition, one without either if there are none."""
     if not keys:
         return [("", "")]
@@ -159,7 +151,7 @@ def _partitions(
             for key, value in zip(keys, values, strict=True)
         )
         tests = [
-            f"{name} IS NULL" if value is None else f"{name} = {_text(value)}"
+            f"{name} IS NULL" if value is None else f"{name} = {literal(value)}"
             for name, value in zip(selected, values, strict=True)
         ]
         partitions.append((folder, " WHERE " + " AND ".join(tests)))
@@ -174,8 +166,8 @@ def _options(form: str, compression: str, clauses: dict[str, str]) -> str:
         return f"FORMAT json, COMPRESSION {packed if compression else 'uncompressed'}"
     header = "HEADER" in clauses
     delimiter = clauses.get("DELIMITER", "," if form == "CSV" else "|")
-    shared = f"FORMAT csv, HEADER {header}, DELIMITER {_text(delimiter)}, COMPRESSION {packed}"
-    null = _text(clauses.get("NULL", ""))
+    shared = f"FORMAT csv, HEADER {header}, DELIMITER {literal(delimiter)}, COMPRESSION {packed}"
+    null = literal(clauses.get("NULL", ""))
     if form == "CSV":
         return f"{shared}, NULLSTR {null}"
     if "ADDQUOTES" in clauses:
