@@ -73,7 +73,7 @@ TABLES_AND_VIEWS = (
 """Views are made anew, because Redshift has no CREATE OR REPLACE for materialized ones and theirs may have changed."""
 LOAD = ("load_clear_arrived", "load_copy", "load_clear_distinct", "load_distinct", "load_merge")
 VIEWS = ("sales_by_minute", "baskets")
-RESULTS = ("unload_hours", "unload_categories", "unload_summary")
+RESULTS = ("unload_days", "unload_categories", "unload_summary")
 WATCHED = (
     *("deploy_platform", "deploy_stack", "create_tables", "feed", "expect", "load_warehouse"),
     *(f"refresh_{view}" for view in VIEWS),
@@ -231,12 +231,13 @@ with DAG(
         gates=["quality_gate"],
         charts=[
             Chart(
-                "Revenue by hour of the last four weeks",
-                f"{run_prefix}/hours_000",
-                "hour:T",
+                "Revenue by day of the last four weeks",
+                f"{run_prefix}/days_000",
+                "day:T",
                 "revenue:Q",
-                "Hour (UTC)",
+                "Day (UTC)",
                 "Revenue (GBP)",
+                mark="bar",
             ),
             Chart(
                 "Net sales by category",
