@@ -21,7 +21,6 @@ from tests.conftest import Aws
 BUCKET = "letters-lake"
 PREFIX = "s00/quarantine/"
 STREAM = "letters-orders"
-NOW = datetime.now(UTC)
 
 
 class Bench:
@@ -46,7 +45,7 @@ class Bench:
             "source": STREAM,
             "position": {"shard": "shardId-000000000000", "sequence": str(number)},
             "partition_key": partition_key,
-            "arrived_at": (NOW - timedelta(minutes=age)).isoformat(),
+            "arrived_at": (datetime.now(UTC) - timedelta(minutes=age)).isoformat(),
         }
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=json.dumps(letter).encode())
         return key
@@ -163,7 +162,7 @@ def test_a_letter_without_partition_key_is_not_for_a_stream(bench: Bench, capsys
     assert len(bench.left) == 1
 
 
-GOOD = {"key": "k", "reason": "r", "partition_key": "p", "arrived_at": NOW.isoformat(), "position": {}, "text": "t"}
+GOOD = {"key": "k", "reason": "r", "partition_key": "p", "arrived_at": datetime.now(UTC).isoformat(), "position": {}, "text": "t"}
 
 
 @pytest.mark.parametrize(

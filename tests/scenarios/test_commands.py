@@ -1,30 +1,105 @@
-"""The commands a user types, with Airflow's real scheduler, triggerer and REST API."""
+"""The commands a user types, with Airflow's real scheduler, triggerer and REST API: one run of each kind of scenario.
+
+The tests share one laptop, in this order: up, runs, a review that people answer, down.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pytest
 
+from local.launcher.runs import Api
 from tests.scenarios.conftest import Command
 
+FRAUD = "s08_fraud_workflow"
+REVIEWS = f"dags/{FRAUD}/dagRuns/~/hitlDetails"
+ANSWERS = ("Approve", "Approve", "Block the card")
 
-def test_up_run_and_down(laptop: Path, command: Command) -> None:
-    """A good run ends well and its page is on disk; a bad one ends with an error; nothing is left."""
+
+@pytest.fixture(scope="module")
+def api(command: Command) -> Api:
+    """Airflow's API; the laptop is up."""
     up = command("up")
     assert up.returncode == 0, up.stdout + up.stderr
-    good = command("run", DAG="s01_rds_sales_etl", CONF=json.dumps({"orders": 100}))
-    assert good.returncode == 0, good.stdout + good.stderr
-    assert "success after" in good.stdout
-    (page,) = (laptop / "reports" / "s01_rds_sales_etl").glob("*.html")
-    assert "Sales from RDS to the lake" in page.read_text()
+    return Api(int(up.stdout.split("Airflow UI: http://127.0.0.1:")[1].split()[0]))
+
+
+@pytest.mark.parametrize(
+    ("stem", "conf", "title"),
+    [
+        ("s01_rds_sales_etl", {"orders": 100}, "Sales from RDS to the lake"),
+        ("s05_ecommerce_redshift", {"events": 100}, "Transactions in the warehouse"),
+        ("s27_idempotent_consumer", {"events": 50}, "Idempotent message processing"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.startswith("s") else "",
+)
+def test_a_run_ends_well_and_its_page_is_on_disk(
+    api: Api, laptop: Path, command: Command, stem: str, conf: dict[str, Any], title: str
+) -> None:
+    run = command("run", DAG=stem, CONF=json.dumps(conf))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "success after" in run.stdout
+    (page,) = (laptop / "reports" / stem).glob("*.html")
+    assert title in page.read_text()
+
+
+def test_a_run_that_cannot_be_ends_with_an_error(api: Api, command: Command) -> None:
     unknown = command("run", DAG="s99_nothing")
     assert (unknown.returncode, unknown.stderr) == (
         1,
         "atlas: There is no dags/s99_nothing.py: name a scenario by its stem.\n",
     )
+
+
+def test_people_decide_on_open_reviews(api: Api, command: Command) -> None:
+    """Three reviews wait in Required actions; two are approved there, one card is blocked."""
+    conf = {"events": 60, "rate": None, "review": "airflow", "review_seconds": 600}
+    bodies = {}
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(command, "run", DAG=FRAUD, CONF=json.dumps(conf))
+        while not running.done():
+            for question in open_questions(api):
+                index = question["task_instance"]["map_index"]
+                bodies[index] = question["body"]
+                api.call("PATCH", place(question), {"chosen_options": [ANSWERS[index]], "params_input": {}})
+            time.sleep(1)
+        finished = running.result()
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert len(bodies) == len(ANSWERS)
+    assert all(body.startswith("Score **") for body in bodies.values())
+    (run,) = api.pages(f"dags/{FRAUD}/dagRuns", "dag_runs")
+    audit = f"dags/{FRAUD}/dagRuns/{run['dag_run_id']}/taskInstances/audit/xcomEntries/decisions"
+    decisions = api.call("GET", audit)["value"]
+    assert "2 APPROVED by review" in decisions
+    assert "1 BLOCKED by review" in decisions
+
+
+def open_questions(api: Api) -> list[dict[str, Any]]:
+    """Return the questions that nobody has answered; one is asked again if its answer came before it was heard."""
+    found = api.find(REVIEWS) or {"hitl_details": []}
+    return [one for one in found["hitl_details"] if one["task_instance"]["state"] == "awaiting_input"]
+
+
+def place(question: dict[str, Any]) -> str:
+    """Return where a question is answered."""
+    ti = question["task_instance"]
+    return f"dags/{FRAUD}/dagRuns/{ti['dag_run_id']}/taskInstances/review/{ti['map_index']}/hitlDetails"
+
+
+def test_quarantined_records_are_counted_by_the_replay_command(api: Api, command: Command) -> None:
+    listed = command("replay", ARGS="list --prefix s05_ecommerce_redshift/quarantine/")
+    assert listed.returncode == 0, listed.stdout + listed.stderr
+    assert "1 " in listed.stdout
+
+
+def test_nothing_is_left_after_down(api: Api, laptop: Path, command: Command) -> None:
     down = command("down")
     assert down.returncode == 0, down.stdout + down.stderr
     left = [process for process in psutil.process_iter(["environ"]) if _belongs(process, laptop)]
