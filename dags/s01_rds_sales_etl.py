@@ -41,11 +41,9 @@ from pathlib import Path
 from airflow.providers.amazon.aws.operators.athena import AthenaOperator
 from airflow.providers.amazon.aws.operators.glue import GlueJobOperator
 from airflow.providers.amazon.aws.operators.lambda_function import LambdaInvokeFunctionOperator
-from airflow.providers.amazon.aws.operators.sns import SnsPublishOperator
 from airflow.sdk import DAG, Param, TriggerRule, chain, task
 
-from atlas import settings
-from atlas.operators.cloudformation import DeployStackOperator, RemoveStackOperator
+from atlas import lifecycle, settings
 from atlas.operators.quality import QualityGateOperator
 from atlas.operators.report import RunReportOperator
 from atlas.operators.verdict import VerdictOperator
@@ -116,27 +114,10 @@ with DAG(
     tags=[Tag.BATCH, Tag.RDS, Tag.LAMBDA, Tag.GLUE, Tag.S3, Tag.ATHENA, Tag.SNS],
     template_searchpath=[str(INCLUDE / "sql")],
 ) as dag:
-    deploy_platform = DeployStackOperator(
-        task_id="deploy_platform",
-        template="platform.yaml",
-        stack_name=settings.PLATFORM_STACK,
-        service_role=settings.SERVICE_ROLE,
-        parameters={"Environment": settings.ENVIRONMENT},
-        tags=settings.cost_tags("platform"),
-        poll_interval=settings.POLL_SECONDS,
-    )
+    deploy_platform = lifecycle.deploy_platform()
     platform = deploy_platform.output
     lake = platform["LakeBucket"]
-    deploy_stack = DeployStackOperator(
-        task_id="deploy_stack",
-        template=f"{STEM}.yaml",
-        stack_name=STACK,
-        service_role=settings.SERVICE_ROLE,
-        artifact_bucket=platform["ArtifactBucket"],
-        parameters={"Environment": settings.ENVIRONMENT} | {name: platform[name] for name in FROM_PLATFORM},
-        tags=settings.cost_tags(STEM),
-        poll_interval=settings.POLL_SECONDS,
-    )
+    deploy_stack = lifecycle.deploy_stack(STEM, platform, FROM_PLATFORM)
     stack = deploy_stack.output
 
     load_source = LambdaInvokeFunctionOperator.partial(
@@ -179,7 +160,7 @@ with DAG(
     register_staging = AthenaOperator(task_id="register_staging", query=f"{STEM}/register_staging.sql", **athena)
     # A stack that was removed and made again has tables that do not know of the data published before.
     find_published = AthenaOperator(task_id="find_published", query=f"{STEM}/register_published.sql", **athena)
-    run_prefix = f"s3://{{{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}}}/{STEM}/runs/{{{{ run_id }}}}"
+    run_prefix = f"{lifecycle.LAKE}/{STEM}/runs/{{{{ run_id }}}}"
     quality_gate = QualityGateOperator(
         task_id="quality_gate",
         dataset="Staged sales",
@@ -200,9 +181,7 @@ with DAG(
         AthenaOperator(task_id=name, query=f"{STEM}/{name}.sql", trigger_rule=TriggerRule.NONE_FAILED, **athena)
         for name in ("daily_trend", "segments", "top_products")
     ]
-    remove_stack = RemoveStackOperator(
-        task_id="remove_stack", stack_name=STACK, keep="{{ params.keep_stack }}", poll_interval=settings.POLL_SECONDS
-    ).as_teardown(setups=deploy_stack, on_failure_fail_dagrun=True)
+    remove_stack = lifecycle.remove_stack(STEM, deploy_stack)
     result = (
         "s3://{{{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}}}/athena-results/{{{{ ti.xcom_pull('{}') }}}}.csv"
     )
@@ -243,13 +222,7 @@ with DAG(
         ],
         tables=[Table("Top products", result.format("top_products"), limit=10)],
     )
-    notify = SnsPublishOperator(
-        task_id="notify",
-        target_arn=platform["AlertTopicArn"],
-        subject="{{ (ti.xcom_pull('report') or {}).get('subject', 'FAILED without a report: ' ~ dag.dag_id) }}",
-        message="{{ (ti.xcom_pull('report') or {}).get('message', 'See the log of task report, run ' ~ run_id) }}",
-        trigger_rule=TriggerRule.ALL_DONE,
-    )
+    notify = lifecycle.notify(platform)
     verdict = VerdictOperator(task_id="verdict", watched=(*WATCHED, "report", "notify"), optional=MAY_BE_SKIPPED)
     chain(
         # SETUP

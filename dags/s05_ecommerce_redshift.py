@@ -40,11 +40,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from airflow.providers.amazon.aws.operators.redshift_data import RedshiftDataOperator
-from airflow.providers.amazon.aws.operators.sns import SnsPublishOperator
-from airflow.sdk import DAG, Param, TriggerRule, chain, task
+from airflow.sdk import DAG, Param, chain, task
 
-from atlas import settings
-from atlas.operators.cloudformation import DeployStackOperator, RemoveStackOperator
+from atlas import lifecycle, settings
 from atlas.operators.health import CheckHealthOperator
 from atlas.operators.quality import QualityGateOperator
 from atlas.operators.report import RunReportOperator
@@ -62,10 +60,7 @@ FROM_PLATFORM = (
     *("LakeBucket", "KeyArn", "AlertTopicArn", "PrivateSubnetA", "PrivateSubnetB", "PrivateSubnetC"),
     "DatabaseGroup",
 )
-LAKE = f"s3://{{{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}}}/{STEM}"
-GIVEN_UP = (
-    "s3://{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}/aws/lambda/{{ ti.xcom_pull('deploy_stack')['Mapping'] }}/"
-)
+LAKE = f"{lifecycle.LAKE}/{STEM}"
 TABLES_AND_VIEWS = (
     *("create_sale_lines", "create_arrived_lines", "create_distinct_lines", "create_load_ledger"),
     *("create_expected_lines", "drop_sales_by_minute", "create_sales_by_minute", "drop_baskets", "create_baskets"),
@@ -135,31 +130,17 @@ with DAG(
     tags=[Tag.STREAMING, Tag.KINESIS, Tag.LAMBDA, Tag.FIREHOSE, Tag.S3, Tag.REDSHIFT, Tag.SNS],
     template_searchpath=[str(INCLUDE / "sql")],
 ) as dag:
-    deploy_platform = DeployStackOperator(
-        task_id="deploy_platform",
-        template="platform.yaml",
-        stack_name=settings.PLATFORM_STACK,
-        service_role=settings.SERVICE_ROLE,
-        parameters={"Environment": settings.ENVIRONMENT},
-        tags=settings.cost_tags("platform"),
-        poll_interval=settings.POLL_SECONDS,
-    )
+    deploy_platform = lifecycle.deploy_platform()
     platform = deploy_platform.output
     lake = platform["LakeBucket"]
-    deploy_stack = DeployStackOperator(
-        task_id="deploy_stack",
-        template=f"{STEM}.yaml",
-        stack_name=STACK,
-        service_role=settings.SERVICE_ROLE,
-        artifact_bucket=platform["ArtifactBucket"],
-        parameters={
-            "Environment": settings.ENVIRONMENT,
+    deploy_stack = lifecycle.deploy_stack(
+        STEM,
+        platform,
+        FROM_PLATFORM,
+        {
             "CrashShare": "{{ params.crash_percent / 100 }}",
             "BufferSeconds": "{{ params.buffer_seconds }}",
-            **{name: platform[name] for name in FROM_PLATFORM},
         },
-        tags=settings.cost_tags(STEM),
-        poll_interval=settings.POLL_SECONDS,
     )
     stack = deploy_stack.output
     run_prefix = f"{LAKE}/runs/{{{{ run_id }}}}"
@@ -204,14 +185,12 @@ with DAG(
     check_health = CheckHealthOperator(
         task_id="check_health",
         stack_name=STACK,
-        failed=[GIVEN_UP],
+        failed=[f"{lifecycle.LAKE}/aws/lambda/{{{{ ti.xcom_pull('deploy_stack')['Mapping'] }}}}/"],
         quarantine=f"{LAKE}/quarantine/",
         manifest="{{ ti.xcom_pull('feed')['manifest'] if params.events or params.source_uri else '' }}",
     )
     unload = RedshiftDataOperator(task_id="unload", sql=statements(*RESULTS), **warehouse)
-    remove_stack = RemoveStackOperator(
-        task_id="remove_stack", stack_name=STACK, keep="{{ params.keep_stack }}", poll_interval=settings.POLL_SECONDS
-    ).as_teardown(setups=deploy_stack, on_failure_fail_dagrun=True)
+    remove_stack = lifecycle.remove_stack(STEM, deploy_stack)
     report = RunReportOperator(
         task_id="report",
         title="Transactions in the warehouse",
@@ -251,13 +230,7 @@ with DAG(
         ],
         tables=[Table("Baskets", f"{run_prefix}/summary_000"), Table("Categories", f"{run_prefix}/categories_000")],
     )
-    notify = SnsPublishOperator(
-        task_id="notify",
-        target_arn=platform["AlertTopicArn"],
-        subject="{{ (ti.xcom_pull('report') or {}).get('subject', 'FAILED without a report: ' ~ dag.dag_id) }}",
-        message="{{ (ti.xcom_pull('report') or {}).get('message', 'See the log of task report, run ' ~ run_id) }}",
-        trigger_rule=TriggerRule.ALL_DONE,
-    )
+    notify = lifecycle.notify(platform)
     verdict = VerdictOperator(task_id="verdict", watched=(*WATCHED, "report", "notify"), optional=MAY_BE_SKIPPED)
     chain(
         # SETUP

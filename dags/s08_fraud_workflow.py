@@ -43,12 +43,10 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from airflow.providers.amazon.aws.operators.sns import SnsPublishOperator
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, TriggerRule, chain, task
 
-from atlas import settings
-from atlas.operators.cloudformation import DeployStackOperator, RemoveStackOperator
+from atlas import lifecycle, settings
 from atlas.operators.health import CheckHealthOperator
 from atlas.operators.quality import QualityGateOperator
 from atlas.operators.report import RunReportOperator
@@ -125,36 +123,21 @@ with DAG(
     params=PARAMS,
     tags=[Tag.WORKFLOW, Tag.KINESIS, Tag.LAMBDA, Tag.STEP_FUNCTIONS, Tag.DYNAMODB, Tag.SNS],
 ) as dag:
-    deploy_platform = DeployStackOperator(
-        task_id="deploy_platform",
-        template="platform.yaml",
-        stack_name=settings.PLATFORM_STACK,
-        service_role=settings.SERVICE_ROLE,
-        parameters={"Environment": settings.ENVIRONMENT},
-        tags=settings.cost_tags("platform"),
-        poll_interval=settings.POLL_SECONDS,
-    )
+    deploy_platform = lifecycle.deploy_platform()
     platform = deploy_platform.output
     lake = platform["LakeBucket"]
-    deploy_stack = DeployStackOperator(
-        task_id="deploy_stack",
-        template=f"{STEM}.yaml",
-        stack_name=STACK,
-        service_role=settings.SERVICE_ROLE,
-        artifact_bucket=platform["ArtifactBucket"],
-        parameters={
-            "Environment": settings.ENVIRONMENT,
+    deploy_stack = lifecycle.deploy_stack(
+        STEM,
+        platform,
+        FROM_PLATFORM,
+        {
             "CrashShare": "{{ params.crash_percent / 100 }}",
             "ReviewSeconds": "{{ params.review_seconds or (5 if params.review == 'timeout' else 900) }}",
-            **{name: platform[name] for name in FROM_PLATFORM},
         },
-        tags=settings.cost_tags(STEM),
-        poll_interval=settings.POLL_SECONDS,
     )
     stack = deploy_stack.output
 
-    bucket = "s3://{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}"
-    run_prefix = f"{bucket}/{STEM}/runs/{{{{ run_id }}}}"
+    run_prefix = f"{lifecycle.LAKE}/{STEM}/runs/{{{{ run_id }}}}"
     feed = task(scenario.feed)(lake, stack["Stream"], run_prefix)
     wait_until_drained = DrainedSensor(
         task_id="wait_until_drained",
@@ -195,16 +178,14 @@ with DAG(
         task_id="check_health",
         stack_name=STACK,
         failed=[
-            f"{bucket}/aws/lambda/{{{{ ti.xcom_pull('deploy_stack')['{mapping}'] }}}}/"
+            f"{lifecycle.LAKE}/aws/lambda/{{{{ ti.xcom_pull('deploy_stack')['{mapping}'] }}}}/"
             for mapping in ("ScoreMapping", "StartWorkflowMapping")
         ],
-        quarantine=f"{bucket}/{STEM}/quarantine/",
+        quarantine=f"{lifecycle.LAKE}/{STEM}/quarantine/",
         manifest=feed["manifest"],
         trigger_rule=TriggerRule.NONE_FAILED,
     )
-    remove_stack = RemoveStackOperator(
-        task_id="remove_stack", stack_name=STACK, keep="{{ params.keep_stack }}", poll_interval=settings.POLL_SECONDS
-    ).as_teardown(setups=deploy_stack, on_failure_fail_dagrun=True)
+    remove_stack = lifecycle.remove_stack(STEM, deploy_stack)
     result = "{{{{ ti.xcom_pull('audit')['{}'] }}}}"
     report = RunReportOperator(
         task_id="report",
@@ -248,13 +229,7 @@ with DAG(
         ],
         tables=[Table("Blocked cards", result.format("blocked"))],
     )
-    notify = SnsPublishOperator(
-        task_id="notify",
-        target_arn=platform["AlertTopicArn"],
-        subject="{{ (ti.xcom_pull('report') or {}).get('subject', 'FAILED without a report: ' ~ dag.dag_id) }}",
-        message="{{ (ti.xcom_pull('report') or {}).get('message', 'See the log of task report, run ' ~ run_id) }}",
-        trigger_rule=TriggerRule.ALL_DONE,
-    )
+    notify = lifecycle.notify(platform)
     verdict = VerdictOperator(task_id="verdict", watched=(*WATCHED, "report", "notify"), optional=MAY_BE_SKIPPED)
     chain(
         # SETUP

@@ -45,11 +45,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airflow.providers.amazon.aws.operators.sns import SnsPublishOperator
 from airflow.sdk import DAG, Param, TriggerRule, chain, task
 
-from atlas import settings
-from atlas.operators.cloudformation import DeployStackOperator, RemoveStackOperator
+from atlas import lifecycle, settings
 from atlas.operators.health import CheckHealthOperator
 from atlas.operators.quality import QualityGateOperator
 from atlas.operators.report import RunReportOperator
@@ -116,34 +114,20 @@ with DAG(
     params=PARAMS,
     tags=[Tag.MESSAGING, Tag.SQS, Tag.LAMBDA, Tag.DYNAMODB, Tag.S3, Tag.SNS],
 ) as dag:
-    deploy_platform = DeployStackOperator(
-        task_id="deploy_platform",
-        template="platform.yaml",
-        stack_name=settings.PLATFORM_STACK,
-        service_role=settings.SERVICE_ROLE,
-        parameters={"Environment": settings.ENVIRONMENT},
-        tags=settings.cost_tags("platform"),
-        poll_interval=settings.POLL_SECONDS,
-    )
+    deploy_platform = lifecycle.deploy_platform()
     platform = deploy_platform.output
-    deploy_stack = DeployStackOperator(
-        task_id="deploy_stack",
-        template=f"{STEM}.yaml",
-        stack_name=STACK,
-        service_role=settings.SERVICE_ROLE,
-        artifact_bucket=platform["ArtifactBucket"],
-        parameters={
-            "Environment": settings.ENVIRONMENT,
+    deploy_stack = lifecycle.deploy_stack(
+        STEM,
+        platform,
+        FROM_PLATFORM,
+        {
             "CrashShare": "{{ params.crash_percent / 100 }}",
             "Fault": "{{ params.faults }}",
             "VisibilitySeconds": "{{ params.visibility_seconds }}",
-            **{name: platform[name] for name in FROM_PLATFORM},
         },
-        tags=settings.cost_tags(STEM),
-        poll_interval=settings.POLL_SECONDS,
     )
     stack = deploy_stack.output
-    run_prefix = f"s3://{{{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}}}/{STEM}/runs/{{{{ run_id }}}}"
+    run_prefix = f"{lifecycle.LAKE}/{STEM}/runs/{{{{ run_id }}}}"
     # As templates, which make no edge: what follows a setup task directly may not run after skipped tasks.
     output = "{{{{ ti.xcom_pull('deploy_stack')['{}'] }}}}"
     queues = {"queues": [output.format(f"{arm}Queue") for arm in ARMS], "poll_interval": settings.POLL_SECONDS}
@@ -170,9 +154,7 @@ with DAG(
         queues=[output.format(f"{arm}DeadLetters") for arm in ARMS],
         trigger_rule=TriggerRule.NONE_FAILED,
     )
-    remove_stack = RemoveStackOperator(
-        task_id="remove_stack", stack_name=STACK, keep="{{ params.keep_stack }}", poll_interval=settings.POLL_SECONDS
-    ).as_teardown(setups=deploy_stack, on_failure_fail_dagrun=True)
+    remove_stack = lifecycle.remove_stack(STEM, deploy_stack)
     report = RunReportOperator(
         task_id="report",
         title="Idempotent message processing",
@@ -221,13 +203,7 @@ with DAG(
         ],
         tables=[Table("What a message costs (means; DynamoDB on demand, N. Virginia)", f"{run_prefix}/costs.csv")],
     )
-    notify = SnsPublishOperator(
-        task_id="notify",
-        target_arn=platform["AlertTopicArn"],
-        subject="{{ (ti.xcom_pull('report') or {}).get('subject', 'FAILED without a report: ' ~ dag.dag_id) }}",
-        message="{{ (ti.xcom_pull('report') or {}).get('message', 'See the log of task report, run ' ~ run_id) }}",
-        trigger_rule=TriggerRule.ALL_DONE,
-    )
+    notify = lifecycle.notify(platform)
     verdict = VerdictOperator(task_id="verdict", watched=(*WATCHED, "report", "notify"), optional=MAY_BE_SKIPPED)
     chain(
         # SETUP
