@@ -19,8 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -101,7 +99,7 @@ def main() -> None:
         results["parse_milliseconds"] = parse_times(Path(scratch))
         running = embedded.start(Path(scratch) / "aws", embedded.free_port())
         try:
-            with _logged():
+            with runner.quietly(RESULTS.with_suffix(".log")):
                 scenarios = runner.Scenarios(root(running.endpoint), running.endpoint)
                 results["s01_rds_sales_etl"] = s01(scenarios)
                 results["runs"] = {stem: default_run(scenarios, stem) for stem in STREAMS}
@@ -119,22 +117,6 @@ def main() -> None:
     for name, value in _flat(results):
         print(f"{name:<60} {value:>14}")
     print(f"written to {RESULTS.relative_to(layout.REPOSITORY)}")
-
-
-@contextmanager
-def _logged() -> Iterator[None]:
-    """Keep what Airflow prints out of the table: it goes to a file beside the results."""
-    sys.stdout.flush()
-    printed = os.dup(1), os.dup(2)
-    with RESULTS.with_suffix(".log").open("w") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        finally:
-            for number, original in enumerate(printed, start=1):
-                os.dup2(original, number)
-                os.close(original)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -9,8 +9,10 @@ import csv
 import io
 import json
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +37,22 @@ def configure(home: Path) -> None:
             "AIRFLOW__ATLAS__RETRY_SECONDS": "1",
         }
     )
+
+
+@contextmanager
+def quietly(log: Path) -> Iterator[None]:
+    """Keep what Airflow prints out of the way: it goes to the end of ``log``."""
+    sys.stdout.flush()
+    printed = os.dup(1), os.dup(2)
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            for number, original in enumerate(printed, start=1):
+                os.dup2(original, number)
+                os.close(original)
 
 
 @dataclass(frozen=True)

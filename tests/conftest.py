@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,15 +42,18 @@ class Aws:
             aws_access_key_id=access_key,
             aws_secret_access_key=secret_key,
             aws_session_token=token,
-            config=Config(retries={"mode": "standard", "max_attempts": 2}, **config),
+            config=Config(**{"retries": {"mode": "standard", "max_attempts": 2}, **config}),
         )
 
 
 @pytest.fixture(scope="session")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
-    """An embedded AWS on a free port, with IAM enforced, for the whole test session."""
+    """An embedded AWS on a free port, with IAM enforced, for the whole test session.
+
+    ``ATLAS_BARE=1`` takes the emulator as it comes, for the comparison of ``make capabilities``.
+    """
     state: Path = tmp_path_factory.mktemp("embedded-aws")
-    running = embedded.start(state, embedded.free_port())
+    running = embedded.start(state, embedded.free_port(), bare="ATLAS_BARE" in os.environ)
     try:
         yield Aws(running)
     finally:

@@ -92,6 +92,18 @@ TYPES = {
         "cloudwatch:DeleteAlarms cloudwatch:DescribeAlarms",
         {"Tags": "cloudwatch:TagResource"},
     ),
+    "AWS::DynamoDB::GlobalTable": Type(
+        "arn:aws:dynamodb:{region}:{account}:table/{name}",
+        "TableName",
+        "dynamodb:CreateTable dynamodb:UpdateTable",
+        "dynamodb:UpdateTable",
+        "dynamodb:DeleteTable",
+        {
+            "Replicas": "dynamodb:CreateTableReplica dynamodb:UpdateContinuousBackups dynamodb:Query dynamodb:Scan "
+            "dynamodb:GetItem dynamodb:PutItem dynamodb:UpdateItem dynamodb:DeleteItem dynamodb:BatchWriteItem",
+            "TimeToLiveSpecification": "dynamodb:UpdateTimeToLive",
+        },
+    ),
     "AWS::DynamoDB::Table": Type(
         "arn:aws:dynamodb:{region}:{account}:table/{name}",
         "TableName",
@@ -167,8 +179,23 @@ TYPES = {
         "",
         "ec2:DetachInternetGateway",
     ),
+    "AWS::Events::Archive": Type(
+        "arn:aws:events:{region}:{account}:archive/{name}",
+        "ArchiveName",
+        "events:CreateArchive events:DescribeArchive",
+        "events:UpdateArchive events:DescribeArchive",
+        "events:DeleteArchive events:DescribeArchive",
+    ),
+    "AWS::Events::EventBus": Type(
+        "arn:aws:events:{region}:{account}:event-bus/{name}",
+        "Name",
+        "events:CreateEventBus events:DescribeEventBus",
+        "events:UpdateEventBus events:DescribeEventBus",
+        "events:DeleteEventBus events:DescribeEventBus",
+        {"Policy": "events:PutPermission", "Tags": "events:TagResource"},
+    ),
     "AWS::Events::Rule": Type(
-        "arn:aws:events:{region}:{account}:rule/{name}",
+        "",
         "Name",
         "events:PutRule events:DescribeRule",
         "events:PutRule events:DescribeRule",
@@ -209,6 +236,22 @@ TYPES = {
         "glue:UpdateTable glue:GetTable",
         "glue:DeleteTable glue:GetTable",
     ),
+    "AWS::Glue::Trigger": Type(
+        "",
+        "Name",
+        "glue:CreateTrigger glue:GetTrigger",
+        "glue:UpdateTrigger",
+        "glue:DeleteTrigger glue:GetTrigger",
+        {"Tags": "glue:TagResource"},
+    ),
+    "AWS::Glue::Workflow": Type(
+        "",
+        "Name",
+        "glue:CreateWorkflow glue:GetWorkflow",
+        "glue:UpdateWorkflow glue:GetWorkflow",
+        "glue:DeleteWorkflow glue:GetWorkflow",
+        {"Tags": "glue:TagResource"},
+    ),
     "AWS::IAM::ManagedPolicy": Type(
         "arn:aws:iam::{account}:policy{Path}{name}",
         "ManagedPolicyName",
@@ -246,6 +289,16 @@ TYPES = {
         "iam:PutRolePolicy iam:GetRolePolicy",
         "iam:PutRolePolicy iam:GetRolePolicy",
         "iam:DeleteRolePolicy iam:GetRolePolicy",
+    ),
+    "AWS::IoT::TopicRule": Type(
+        "arn:aws:iot:{region}:{account}:rule/{name}",
+        "RuleName",
+        "iot:CreateTopicRule iot:GetTopicRule",
+        "iot:ReplaceTopicRule iot:GetTopicRule",
+        "iot:DeleteTopicRule iot:GetTopicRule",
+        {"Tags": "iot:TagResource"},
+        role="TopicRulePayload.[Actions[].values(@)[].RoleArn, values(ErrorAction || `{}`)[].RoleArn][]",
+        principal="iot.amazonaws.com",
     ),
     "AWS::KMS::Alias": Type("", "AliasName", "kms:CreateAlias", "kms:UpdateAlias", "kms:DeleteAlias"),
     "AWS::KMS::Key": Type(
@@ -338,6 +391,23 @@ TYPES = {
         "logs:CreateLogStream logs:DescribeLogStreams",
         "",
         "logs:DeleteLogStream",
+    ),
+    "AWS::Pipes::Pipe": Type(
+        "arn:aws:pipes:{region}:{account}:pipe/{name}",
+        "Name",
+        "pipes:CreatePipe pipes:DescribePipe",
+        "pipes:UpdatePipe pipes:DescribePipe",
+        "pipes:DeletePipe pipes:DescribePipe",
+        {"Tags": "pipes:TagResource"},
+        role="[RoleArn]",
+        principal="pipes.amazonaws.com",
+    ),
+    "AWS::Logs::MetricFilter": Type(
+        "arn:aws:logs:{region}:{account}:log-group:{LogGroupName}:log-stream:",
+        "FilterName",
+        "logs:PutMetricFilter logs:DescribeMetricFilters",
+        "logs:PutMetricFilter logs:DescribeMetricFilters",
+        "logs:DeleteMetricFilter",
     ),
     "AWS::RDS::DBInstance": Type(
         "",
@@ -438,6 +508,23 @@ TYPES = {
         "sqs:SetQueueAttributes",
         "sqs:SetQueueAttributes",
     ),
+    "AWS::Scheduler::Schedule": Type(
+        "arn:aws:scheduler:{region}:{account}:schedule/{GroupName}/{name}",
+        "Name",
+        "scheduler:CreateSchedule scheduler:GetSchedule",
+        "scheduler:UpdateSchedule scheduler:GetSchedule",
+        "scheduler:DeleteSchedule scheduler:GetSchedule",
+        role="[Target.RoleArn]",
+        principal="scheduler.amazonaws.com",
+    ),
+    "AWS::Scheduler::ScheduleGroup": Type(
+        "arn:aws:scheduler:{region}:{account}:schedule-group/{name}",
+        "Name",
+        "scheduler:CreateScheduleGroup scheduler:GetScheduleGroup",
+        "scheduler:GetScheduleGroup",
+        "scheduler:DeleteScheduleGroup scheduler:GetScheduleGroup",
+        {"Tags": "scheduler:TagResource"},
+    ),
     "AWS::SecretsManager::Secret": Type(
         "arn:aws:secretsmanager:{region}:{account}:secret:{name}",
         "Name",
@@ -445,6 +532,13 @@ TYPES = {
         "secretsmanager:UpdateSecret",
         "secretsmanager:DeleteSecret secretsmanager:DescribeSecret",
         {"GenerateSecretString": "secretsmanager:GetRandomPassword", "Tags": "secretsmanager:TagResource"},
+    ),
+    "AWS::SecretsManager::RotationSchedule": Type(
+        "@[SecretId] {name}",
+        "",
+        "secretsmanager:DescribeSecret secretsmanager:RotateSecret",
+        "secretsmanager:RotateSecret",
+        "secretsmanager:CancelRotateSecret",
     ),
     "AWS::SecretsManager::SecretTargetAttachment": Type(
         "@[SecretId] {name}",
@@ -564,7 +658,7 @@ def _resources(rule: Type, action: str, name: str, properties: Properties) -> li
     if pattern.startswith("@"):
         expression, _, pattern = pattern[1:].rpartition(" ")
         names = jmespath.search(expression, properties) or []
-    fields = {"Path": "/", **properties, "region": region, "account": account}
+    fields = {"Path": "/", "GroupName": "default", **properties, "region": region, "account": account}
     return [
         each if each.startswith("arn:") else pattern.format(**{**fields, "name": _last_part(each)}) for each in names
     ]

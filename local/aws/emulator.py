@@ -6,6 +6,7 @@ changes, this is the file to read.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import json
 import os
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import botocore.session
 from botocore.config import Config
@@ -22,6 +23,7 @@ from botocore.loaders import create_loader
 
 Payload = dict[str, Any]
 Response = tuple[int, dict[str, str], bytes]
+Result = TypeVar("Result")
 
 
 class AwsError(Exception):
@@ -92,6 +94,39 @@ async def _unknown_operation(
 ) -> Response:
     message = f"The embedded AWS does not know {headers.get('x-amz-target', '')}."
     return _json(400, {"__type": "UnknownOperationException", "message": message})
+
+
+Control = Callable[[Any], Any]
+"""Takes what was put, as parsed from JSON, or None where it is only looked at; returns what is answered as JSON.
+
+Raises ``ValueError`` or ``TypeError`` for what cannot be put.
+"""
+
+_controls: dict[str, Control] = {}
+
+
+def control(name: str) -> Callable[[Control], Control]:
+    """Register what answers ``GET`` and ``PUT`` of ``/_atlas/<name>``, where the embedded AWS itself is controlled."""
+
+    def register(function: Control) -> Control:
+        _controls[f"/_atlas/{name}"] = function
+        return function
+
+    return register
+
+
+def _with_controls(original: Callable[..., Any]) -> Callable[..., Any]:
+    async def handle(method: str, path: str, headers: Any, body: bytes, query: Any, request_id: str) -> Any:
+        if path not in _controls:
+            return await original(method, path, headers, body, query, request_id)
+        status = 200
+        try:
+            answer = _controls[path](json.loads(body) if method == "PUT" else None)
+        except (TypeError, ValueError) as error:
+            status, answer = 400, {"message": str(error)}
+        return status, {"Content-Type": "application/json"}, json.dumps(answer).encode()
+
+    return handle
 
 
 def on_startup(function: Callable[[], None]) -> Callable[[], None]:
@@ -298,6 +333,18 @@ def in_background(function: Callable[[], None], name: str) -> threading.Thread:
     return thread
 
 
+def on_loop(function: Callable[[], Result]) -> Result:
+    """Run ``function`` between two requests of the emulator's own services, which its one event loop answers.
+
+    For what must see, or change, their records as a whole. Not to be called on the loop itself.
+    """
+
+    async def run() -> Result:
+        return function()
+
+    return asyncio.run_coroutine_threadsafe(run(), module("app")._MAIN_LOOP).result()
+
+
 def fall_through(call: Call) -> Payload:
     """Let the emulator's own implementation answer ``call``.
 
@@ -323,6 +370,7 @@ _originals: dict[str, Any] = {}
 def install() -> None:
     """Put the registered actions in front of the emulator's own handlers."""
     app = module("app")
+    patch(app, "_handle_post_body_shortcuts", _with_controls)
     for service in {service for service, _ in _actions}:
         _originals[service] = app.SERVICE_HANDLERS[service]
         app.SERVICE_HANDLERS[service] = _dispatcher(service, app.SERVICE_HANDLERS[service])

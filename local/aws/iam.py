@@ -250,8 +250,36 @@ def _sns(request: Request) -> list[str]:
     return [request.get("ResourceArn")] if request.get("ResourceArn") else []
 
 
+def _events(request: Request) -> list[str]:
+    """A rule of the default bus has no bus in its ARN; archives and replays have ARNs of their own.
+
+    https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazoneventbridge.html
+    """
+    for kind in ("Archive", "Replay"):
+        if name := request.get(f"{kind}Name"):
+            return [request.arn(f"{kind.lower()}/{name}")]
+    bus = request.get("EventBusName").rpartition("/")[2] or "default"
+    if "Rule" in request.operation or "Targets" in request.operation:
+        name = request.get("Rule", "Name") or "*"
+        return [request.arn(f"rule/{name}" if bus == "default" else f"rule/{bus}/{name}")]
+    if request.operation in {"PutPermission", "RemovePermission"}:
+        return [request.arn(f"event-bus/{bus}")]
+    if request.operation.endswith("EventBus") and request.get("Name"):
+        return [request.arn(f"event-bus/{request.get('Name')}")]
+    return [request.get("ResourceARN")] if request.get("ResourceARN") else []
+
+
+def _scheduler(request: Request) -> list[str]:
+    """A schedule's group is a member of the request."""
+    schedule = re.search(r"/schedules/([^/]+)$", request.path)
+    if not schedule:
+        return []
+    return [request.arn(f"schedule/{request.get('GroupName', 'groupName') or 'default'}/{schedule[1]}")]
+
+
 def _states(request: Request) -> list[str]:
-    return [request.get("resourceArn")] if request.get("resourceArn") else []
+    named = request.get("resourceArn", "mapRunArn")
+    return [named] if named else []
 
 
 def _iam(request: Request) -> list[str]:
@@ -300,6 +328,7 @@ _RESOURCES: dict[str, Callable[[Request], list[str]]] = {
     "athena": _athena,
     "cloudformation": _cloudformation,
     "dynamodbstreams": _stream,
+    "events": _events,
     "glue": _glue,
     "iam": _iam,
     "kinesis": _stream,
@@ -308,6 +337,7 @@ _RESOURCES: dict[str, Callable[[Request], list[str]]] = {
     "logs": _logs,
     "monitoring": _cloudwatch,
     "rds": _rds,
+    "scheduler": _scheduler,
     "sns": _sns,
     "states": _states,
 }
@@ -345,10 +375,16 @@ _PASSING = {
         frozenset({"CreateStack", "UpdateStack", "DeleteStack", "CreateChangeSet", "RollbackStack"}),
         ("ValidationError", "Role {role} is invalid or cannot be assumed"),
     ),
-    "events": Passing("events.amazonaws.com", "[RoleArn, Targets[].RoleArn][]", frozenset({"PutRule", "PutTargets"})),
+    "events": Passing(
+        "events.amazonaws.com",
+        "[RoleArn, Targets[].RoleArn][]",
+        frozenset({"PutRule", "PutTargets"}),
+        ("ValidationException", "Provided role '{role}' cannot be assumed by principal 'events.amazonaws.com'."),
+    ),
     "firehose": Passing(
         "firehose.amazonaws.com",
-        "values(@)[?type(@)=='object'].[RoleARN, S3BackupConfiguration.RoleARN, S3BackupUpdate.RoleARN][]",
+        "values(@)[?type(@)=='object'].[RoleARN, S3BackupConfiguration.RoleARN, S3BackupUpdate.RoleARN, "
+        "DataFormatConversionConfiguration.SchemaConfiguration.RoleARN][]",
         frozenset({"CreateDeliveryStream", "UpdateDestination"}),
         (
             "InvalidArgumentException",
@@ -359,6 +395,11 @@ _PASSING = {
         "glue.amazonaws.com",
         "[Role, JobUpdate.Role]",
         frozenset({"CreateJob", "UpdateJob", "CreateCrawler", "UpdateCrawler"}),
+    ),
+    "iot": Passing(
+        "iot.amazonaws.com",
+        "[actions[].values(@)[].roleArn, values(errorAction || `{}`)[].roleArn][]",
+        frozenset({"CreateTopicRule", "ReplaceTopicRule"}),
     ),
     "lambda": Passing(
         "lambda.amazonaws.com",

@@ -225,7 +225,7 @@ def _token(**members: Any) -> str:
     return base64.urlsafe_b64encode(json.dumps(members).encode()).decode()
 
 
-def _read_token(token: str) -> Members:
+def read_token(token: str) -> Members:
     try:
         members: Members = json.loads(base64.urlsafe_b64decode(token))
     except ValueError as error:
@@ -260,7 +260,7 @@ def _selected(stream: Members, chosen: Mapping[str, Any]) -> Iterator[str]:
 def _list_shards(members: Members) -> Members:
     """https://docs.aws.amazon.com/kinesis/latest/APIReference/API_ListShards.html"""
     if token := members.get("NextToken"):
-        request = _read_token(token)
+        request = read_token(token)
         if time.time() - request["issued"] > _ITERATOR_LIFE:
             raise emulator.AwsError("ExpiredNextTokenException", "The pagination token has expired.")
     else:
@@ -323,7 +323,7 @@ def _iterator(stream: Members, shard: str, after: str) -> str:
 
 def _get_records(members: Members) -> Members:
     """https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetRecords.html"""
-    position = _read_token(members["ShardIterator"])
+    position = read_token(members["ShardIterator"])
     if time.time() - position["issued"] > _ITERATOR_LIFE:
         raise emulator.AwsError(
             "ExpiredIteratorException", "Iterator expired. The iterator was created more than 5 minutes ago."
@@ -357,7 +357,7 @@ def _page(records: list[Members]) -> Iterator[Members]:
     """Yield records up to the bytes one answer may have."""
     size = 0
     for record in records:
-        size += _bytes(record)
+        size += record_bytes(record)
         if size > _GET_RECORDS_BYTES:
             return
         yield record
@@ -385,7 +385,7 @@ def _parents(shard: Members) -> tuple[str | None, str | None]:
 # --- Writing and metrics -----------------------------------------------------------------------------------------
 
 
-def _bytes(record: Members) -> int:
+def record_bytes(record: Members) -> int:
     """Return the size of a record's data, which is held as Base64, and key."""
     data: str = record.get("Data", "")
     return len(data) * 3 // 4 - data[-2:].count("=") + len(str(record.get("PartitionKey", "")).encode())
@@ -404,7 +404,7 @@ def _measure(original: Callable[[Members], Answer]) -> Callable[[Members], Answe
             records = members.get("Records", [members])
             name, _ = _kinesis._resolve_stream(members)
             _record_metric(name, "IncomingRecords", len(records), "Count")
-            _record_metric(name, "IncomingBytes", sum(map(_bytes, records)), "Bytes")
+            _record_metric(name, "IncomingBytes", sum(map(record_bytes, records)), "Bytes")
         return answer
 
     return put

@@ -6,6 +6,7 @@ The emulator publishes them for Lambda only; other service modules call ``record
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,15 +19,23 @@ _lock = threading.Lock()
 
 
 def record(
-    namespace: str, metric: str, dimensions: Mapping[str, str], value: float, unit: str, account: str, region: str
+    namespace: str,
+    metric: str,
+    dimensions: Mapping[str, str],
+    value: float,
+    unit: str,
+    account: str,
+    region: str,
+    moment: float | None = None,
 ) -> None:
-    """Add one data point, of now, to a metric; any thread may call this.
+    """Add one data point, of ``moment`` (epoch seconds) or now, to a metric; any thread may call this.
 
     ``unit`` is one of ``StandardUnit`` (Count, Bytes, Milliseconds, Seconds, Percent, ...):
     https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_MetricDatum.html
     """
     with _lock, _request_scope(account, region):
-        _cloudwatch.record_metric(namespace, metric, value, unit, dict(dimensions))
+        given = (dict(dimensions), moment or time.time(), unit, value, None, None, None)
+        _cloudwatch._store_datum(namespace, metric, *given)
 
 
 _sums: dict[tuple[str, str, tuple[tuple[str, str], ...], str, str, str], float] = {}

@@ -50,10 +50,14 @@ def endpoint(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def start(state: Path, port: int, *, daemon: bool = False) -> EmbeddedAws:
+def start(
+    state: Path, port: int, *, daemon: bool = False, bind: str = "127.0.0.1", bare: bool = False, **settings: str
+) -> EmbeddedAws:
     """Start the embedded AWS on ``port`` with its files in ``state`` and wait until it answers.
 
-    A ``daemon`` is remembered from its first moment, for a later command to stop it.
+    A ``daemon`` is remembered from its first moment, for a later command to stop it. ``bind`` is the address it listens
+    on, which has to include loopback. ``bare`` leaves out all that Atlas adds to the emulator.
+    ``settings`` are environment variables of the server, such as ``ATLAS_LIMITS="1"``.
 
     Raises:
         LauncherError: the port is taken, the process ended, or it did not answer within ``START_SECONDS``.
@@ -66,15 +70,18 @@ def start(state: Path, port: int, *, daemon: bool = False) -> EmbeddedAws:
             layout.python(layout.AWS_VENV),
             "-m",
             "local.aws.server",
+            "--bind",
+            bind,
             "--port",
             str(port),
             "--state",
             state,
             "--region",
             layout.REGION,
+            *(["--bare"] if bare else []),
         ],
         log,
-        processes.environment(),
+        processes.environment(**settings),
     )
     if daemon:
         processes.remember(NAME, process, port)

@@ -24,7 +24,7 @@ from urllib.parse import quote, urlparse
 import boto3
 
 from local.bootstrap import lake_bucket
-from local.launcher import LauncherError, airflow, layout, processes, services
+from local.launcher import LauncherError, airflow, faults, layout, processes, services
 from local.launcher.progress import say
 
 DEMO = ("s01_rds_sales_etl", "s05_ecommerce_redshift", "s08_fraud_workflow", "s27_idempotent_consumer")
@@ -171,6 +171,7 @@ def _run(dag_id: str, parameters: Mapping[str, Any]) -> Outcome:
     api = Api(services.ui_port())
     run_id = f"cli__{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
     _wait_for_dag(api, dag_id)
+    faults.switch(services.aws_endpoint(), faults.wanted())
     begun = time.monotonic()
     api.call("PATCH", f"dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
     api.call("POST", f"dags/{dag_id}/dagRuns", {"dag_run_id": run_id, "logical_date": None, "conf": parameters})
@@ -187,7 +188,15 @@ def _run(dag_id: str, parameters: Mapping[str, Any]) -> Outcome:
                 say(f"{time.monotonic() - begun:7.1f} s  {name:<44} {now}")
             shown[name] = now
     seconds = time.monotonic() - begun
+    _end_faults()
     return Outcome(dag_id, state, seconds, *_report(api, dag_id, run_id))
+
+
+def _end_faults() -> None:
+    """Say how often each fault of the run struck, and have none while the report is fetched."""
+    for rule in faults.struck(services.aws_endpoint()):
+        say(f"{rule['fault']} struck {rule['struck']} times: {', '.join(rule['actions'])}")
+    faults.switch(services.aws_endpoint(), [])
 
 
 def _wait_for_dag(api: Api, dag_id: str) -> None:

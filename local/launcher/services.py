@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from local.bootstrap import bootstrap, root
-from local.launcher import LauncherError, airflow, embedded, layout, processes
+from local.launcher import LauncherError, airflow, embedded, faults, layout, processes
 from local.launcher.progress import say, step
 
 AWS_STATE = layout.RUN / "aws"
@@ -16,11 +16,12 @@ NAMES = (embedded.NAME, *airflow.COMPONENTS)
 
 
 def up() -> None:
-    """Start what does not run yet and wait until all of it is ready.
+    """Start what does not run yet, wait until all of it is ready, and let faults be as asked for.
 
     Raises:
-        LauncherError: a port is taken or a process did not come up.
+        LauncherError: a port is taken, a process did not come up, or ``FAULTS`` names no faults.
     """
+    rules = faults.wanted()
     processes.clear_up()
     with ThreadPoolExecutor() as pool:
         database = pool.submit(_database)
@@ -29,6 +30,7 @@ def up() -> None:
     port = _port(airflow.API_SERVER, "ATLAS_UI_PORT", 8080)
     with step("Airflow: API server, scheduler, DAG processor, triggerer"):
         airflow.start(port)
+    faults.switch(aws_endpoint(), rules)
     say(f"Airflow UI: http://127.0.0.1:{port}")
 
 
@@ -57,6 +59,11 @@ def _database() -> None:
 def _port(name: str, variable: str, default: int) -> int:
     daemon = processes.running(name)
     return daemon.port if daemon and daemon.port else processes.wanted_port(variable, default)
+
+
+def aws_endpoint() -> str:
+    """Return the address of the embedded AWS."""
+    return embedded.endpoint(_port(embedded.NAME, "ATLAS_AWS_PORT", 4566))
 
 
 def ui_port() -> int:

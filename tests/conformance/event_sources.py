@@ -19,7 +19,7 @@ def payload(record):
     if "kinesis" in record:
         return json.loads(base64.b64decode(record["kinesis"]["data"])), record["kinesis"]["sequenceNumber"]
     if "dynamodb" in record:
-        item = record["dynamodb"]["NewImage"]
+        item = record["dynamodb"].get("NewImage") or record["dynamodb"]["OldImage"]
         return {name: list(value.values())[0] for name, value in item.items()}, record["dynamodb"]["SequenceNumber"]
     return json.loads(record["body"]), record["messageId"]
 

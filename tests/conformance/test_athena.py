@@ -6,10 +6,12 @@ import gzip
 import json
 import time
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from tests.conformance.test_iam import allow, user
 from tests.conftest import Aws
 
 PARQUET = "STORED AS PARQUET"
@@ -420,6 +422,75 @@ def test_partition_projection(athena: Athena, name: str) -> None:
     assert "injected projected partition column region" in athena.fail(f"SELECT id FROM {other}")
 
 
+@pytest.mark.parametrize(
+    ("settings", "folders", "expected"),
+    [
+        pytest.param(
+            {"type": "integer", "range": "0,20", "interval": "5"},
+            ["0", "5", "7", "010", "10"],
+            ["0", "10", "5"],
+            id="integer",
+        ),
+        pytest.param(
+            {
+                "type": "date",
+                "range": "2024-01-31,NOW",
+                "format": "yyyy-MM-dd",
+                "interval": "1",
+                "interval.unit": "MONTHS",
+            },
+            ["2024-01-31", "2024-02-29", "2024-03-01", "2024-03-31"],
+            ["2024-01-31", "2024-02-29", "2024-03-31"],
+            id="months",
+        ),
+        pytest.param(
+            {
+                "type": "date",
+                "range": "NOW-2YEARS,NOW",
+                "format": "yyyy",
+            },
+            [str(datetime.now(UTC).year), "1999"],
+            [str(datetime.now(UTC).year)],
+            id="now",
+        ),
+    ],
+)
+def test_projected_partitions_are_an_interval_apart(
+    athena: Athena, name: str, settings: dict[str, str], folders: list[str], expected: list[str]
+) -> None:
+    """https://docs.aws.amazon.com/athena/latest/ug/partition-projection-supported-types.html"""
+    for folder in folders:
+        athena.put(f"{name}/key={folder}/a.json", json.dumps({"id": folder}))
+    properties = {"projection.enabled": "true"} | {f"projection.key.{name}": text for name, text in settings.items()}
+    listed = ", ".join(f"'{setting}'='{text}'" for setting, text in properties.items())
+    athena.run(
+        f"CREATE EXTERNAL TABLE {name} (id string) PARTITIONED BY (key string) {JSON} "
+        f"LOCATION 's3://{athena.bucket}/{name}/' TBLPROPERTIES ({listed})"
+    )
+    assert athena.rows(f"SELECT id FROM {name} ORDER BY id") == [[each] for each in expected]
+
+
+@pytest.mark.parametrize(
+    ("properties", "reason"),
+    [
+        ("'projection.key.type'='enum'", "projection.key.values is required"),
+        ("'projection.key.type'='hash', 'projection.key.values'='a'", "projection.key.type is hash"),
+        (
+            "'projection.key.type'='date', 'projection.key.range'='2024-01-01,NOW', "
+            "'projection.key.format'='yyyy-MM-dd', 'projection.key.interval'='1'",
+            "projection.key.interval.unit is required",
+        ),
+    ],
+)
+def test_a_wrong_projection_fails_the_query(athena: Athena, name: str, properties: str, reason: str) -> None:
+    """https://docs.aws.amazon.com/athena/latest/ug/partition-projection-supported-types.html"""
+    athena.run(
+        f"CREATE EXTERNAL TABLE {name} (id string) PARTITIONED BY (key string) {JSON} "
+        f"LOCATION 's3://{athena.bucket}/{name}/' TBLPROPERTIES ('projection.enabled'='true', {properties})"
+    )
+    assert reason in athena.fail(f"SELECT id FROM {name}")
+
+
 # --- Statements that write ------------------------------------------------------------------------------------------
 
 
@@ -477,6 +548,28 @@ def test_unload(athena: Athena, name: str) -> None:
     assert json.loads(gzip.decompress(body)) == {"id": 1, "s": "x"}
     again = f"UNLOAD (SELECT 1 AS id) TO 's3://{athena.bucket}/{name}/' WITH (format = 'JSON')"
     assert athena.fail(again).startswith("HIVE_PATH_ALREADY_EXISTS")
+
+
+def test_unload_in_partitions_and_other_formats(athena: Athena, name: str) -> None:
+    """https://docs.aws.amazon.com/athena/latest/ug/unload.html"""
+    rows = "SELECT * FROM (VALUES (1, 'eu'), (2, 'us')) AS t(id, region)"
+    athena.run(
+        f"UNLOAD ({rows}) TO 's3://{athena.bucket}/{name}/' "
+        "WITH (format = 'PARQUET', compression = 'SNAPPY', partitioned_by = ARRAY['region'])"
+    )
+    found = athena.s3.list_objects_v2(Bucket=athena.bucket, Prefix=f"{name}/")["Contents"]
+    assert {item["Key"].split("/")[1] for item in found} == {"region=eu", "region=us"}
+    athena.run(
+        f"CREATE EXTERNAL TABLE {name} (id int) PARTITIONED BY (region string) {PARQUET} "
+        f"LOCATION 's3://{athena.bucket}/{name}/'"
+    )
+    athena.lines(f"MSCK REPAIR TABLE {name}")
+    assert athena.rows(f"SELECT * FROM {name} ORDER BY id") == [["1", "eu"], ["2", "us"]]
+    text = f"UNLOAD ({rows}) TO 's3://{athena.bucket}/{name}_text/' WITH (format = 'TEXTFILE', field_delimiter = '|')"
+    athena.run(text)
+    [item] = athena.s3.list_objects_v2(Bucket=athena.bucket, Prefix=f"{name}_text/")["Contents"]
+    body = athena.s3.get_object(Bucket=athena.bucket, Key=item["Key"])["Body"].read()
+    assert gzip.decompress(body).decode().splitlines() == ["1|eu", "2|us"]
 
 
 def test_views_live_in_the_catalog(athena: Athena, name: str) -> None:
@@ -576,6 +669,28 @@ def test_parameters_and_prepared_statements(athena: Athena, name: str) -> None:
     assert athena.rows(f"EXECUTE {name} USING 7, 'a'") == [["a"]]
     with pytest.raises(athena.client.exceptions.InvalidRequestException, match="expected 2 but found 1"):
         athena.start(sql, ExecutionParameters=["2"])
+
+
+def test_prepared_statements_are_changed_and_deleted(athena: Athena, name: str) -> None:
+    """https://docs.aws.amazon.com/athena/latest/ug/querying-with-prepared-statements.html"""
+    where = {"StatementName": name, "WorkGroup": "primary"}
+    athena.run(f"PREPARE {name} FROM SELECT ? + 1")
+    assert athena.client.get_prepared_statement(**where)["PreparedStatement"]["QueryStatement"] == "SELECT ? + 1"
+    assert athena.rows(f"EXECUTE {name}", ExecutionParameters=["41"]) == [["42"]]
+    athena.client.update_prepared_statement(**where, QueryStatement="SELECT ? * 2")
+    assert athena.rows(f"EXECUTE {name} USING 21") == [["42"]]
+    listed = athena.client.list_prepared_statements(WorkGroup="primary")["PreparedStatements"]
+    assert name in {each["StatementName"] for each in listed}
+    athena.run(f"DEALLOCATE PREPARE {name}")
+    with pytest.raises(athena.client.exceptions.ResourceNotFoundException):
+        athena.client.get_prepared_statement(**where)
+    with pytest.raises(athena.client.exceptions.InvalidRequestException, match=f"not found: {name}"):
+        athena.start(f"EXECUTE {name} USING 1")
+    assert "ResourceNotFoundException" in athena.fail(f"DEALLOCATE PREPARE {name}")
+    allowed = allow(["athena:StartQueryExecution", "s3:*"], "*")
+    powerless = athena.aws.client("athena", user(athena.aws, allowed))
+    query = athena.start(f"PREPARE {name} FROM SELECT 1", client=powerless)
+    assert "athena:CreatePreparedStatement" in athena.wait(query)["Status"]["StateChangeReason"]
 
 
 # --- Workgroups, permissions, states --------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -20,7 +19,6 @@ from tests.conftest import Aws
 
 MIDDLE = 2**127
 HIGH = str(2**128 - 1)
-FULL = os.environ.get("ATLAS_TEST_SIZE") == "full"
 REPORT = {"FunctionResponseTypes": ["ReportBatchItemFailures"]}
 
 
@@ -441,20 +439,6 @@ def test_a_throttled_batch_waits_without_using_up_its_retries(aws: Aws, stream: 
     assert letters(aws, queue) == []
 
 
-@pytest.mark.skipif(not FULL, reason="AWS takes no shorter age than 60 s: with ATLAS_TEST_SIZE=full")
-def test_records_that_grew_too_old_are_discarded(aws: Aws, shared: Probe, stream: Stream, queue: str) -> None:
-    """https://docs.aws.amazon.com/lambda/latest/dg/kinesis-on-failure-destination.html"""
-    stream.put({"id": "bad", "fails": "raise"})
-    told = shared.of(stream.arn)
-    told.map(
-        stream.arn, StartingPosition="TRIM_HORIZON", MaximumRecordAgeInSeconds=60, DestinationConfig=to_queue(queue)
-    )
-    (letter,) = eventually(lambda: letters(aws, queue), seconds=75)
-    assert letter["requestContext"]["condition"] == "RecordAgeExceeded"
-    stream.put("next")
-    told.after("next")
-
-
 # --- Filters -----------------------------------------------------------------------------------------------------
 
 
@@ -515,7 +499,8 @@ def test_a_role_that_loses_its_permission_stops_the_delivery(aws: Aws, stream: S
 @pytest.mark.parametrize(
     "setting",
     [
-        {"TumblingWindowInSeconds": 30},
+        {"TumblingWindowInSeconds": 901},
+        {"TumblingWindowInSeconds": 30, "ParallelizationFactor": 2},
         {"MaximumRecordAgeInSeconds": 59},
         {"MaximumRetryAttempts": 10_001},
         {"ParallelizationFactor": 11},

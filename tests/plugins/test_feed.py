@@ -20,6 +20,9 @@ from atlas.loadgen.feed import Manifest, feed
 from atlas.loadgen.sinks import KinesisSink, S3Sink, Sent, Shard, SqsSink
 from tests.conftest import Aws
 
+ONCE = {"RetryAttempts": 0}
+"""Of an answer to a call that was made once."""
+
 
 def good(count: int) -> Iterator[Event]:
     for number in range(count):
@@ -211,6 +214,7 @@ class TestPartialFailures:
             refused = refusals.pop(0)
             code = {"ErrorCode": "ProvisionedThroughputExceededException", "ErrorMessage": "Rate exceeded"}
             return {
+                "ResponseMetadata": ONCE,
                 "FailedRecordCount": len(refused),
                 "Records": [
                     code if index in refused else {"ShardId": "shardId-0", "SequenceNumber": str(next(sequence))}
@@ -226,10 +230,19 @@ class TestPartialFailures:
 
     def test_a_stream_that_takes_nothing_is_given_up_by_its_reason(self, kinesis: MagicMock, clock: Clock) -> None:
         refusal = {"ErrorCode": "InternalFailure", "ErrorMessage": "Internal Service Failure"}
-        kinesis.put_records.side_effect = lambda StreamName, Records: {"Records": [refusal] * len(Records)}  # noqa: N803
+        kinesis.put_records.return_value = {"ResponseMetadata": ONCE, "Records": [refusal] * 5}
         with pytest.raises(TimeoutError, match=r"5 entries .* 300 seconds: InternalFailure"):
             KinesisSink("orders").send(list(good(5)))
         assert clock.now > 300
+
+    def test_what_a_repeated_call_damaged_may_have_arrived_twice(self, kinesis: MagicMock) -> None:
+        record = {"ShardId": "shardId-0", "SequenceNumber": "7"}
+        answer = {"ResponseMetadata": {"RetryAttempts": 1}, "Records": [record] * 3}
+        kinesis.put_records.return_value = answer
+        events = [Event("k", b"good", "a"), Event("k", b"damaged", "a", malformed=True), Event("k", b"good", "b")]
+        assert KinesisSink("orders").send(events).malformed_again == 1
+        answer["ResponseMetadata"] = ONCE
+        assert KinesisSink("orders").send(events).malformed_again == 0
 
     def test_sequence_numbers_compare_as_numbers(self) -> None:
         shard = Shard()
@@ -242,7 +255,8 @@ class TestPartialFailures:
 
         def put_records(StreamName: str, Records: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803
             calls.append(Records)
-            return {"Records": [{"ShardId": "shardId-0", "SequenceNumber": "1"}] * len(Records)}
+            records = [{"ShardId": "shardId-0", "SequenceNumber": "1"}] * len(Records)
+            return {"ResponseMetadata": ONCE, "Records": records}
 
         kinesis.put_records.side_effect = put_records
         small = [Event("k", b"x", "i")] * 1200

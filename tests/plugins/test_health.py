@@ -50,7 +50,7 @@ class Bench:
         for name in names:
             self.s3.put_object(Bucket=BUCKET, Key=f"s00/quarantine/{name}.json", Body=b"{}")
 
-    def feed(self, malformed: int, started_at: datetime) -> str:
+    def feed(self, malformed: int, started_at: datetime, malformed_again: int = 0) -> str:
         address = f"s3://{BUCKET}/s00/runs/r1/feed.json"
         Manifest(
             **dict.fromkeys(("events", "duplicates", "records", "retried"), 1),
@@ -59,6 +59,7 @@ class Bench:
             started_at=started_at,
             finished_at=started_at,
             truth={},
+            malformed_again=malformed_again,
         ).store(S3Hook(), address)
         return address
 
@@ -129,6 +130,12 @@ def test_what_the_feed_damaged_is_expected_in_the_quarantine(bench: Bench) -> No
     bench.quarantine("shardId-0/1", "shardId-0/2")
     manifest = bench.feed(malformed=2, started_at=datetime.now(UTC) - timedelta(seconds=30))
     assert bench.check(manifest=manifest) == HEALTHY | {"quarantined": 2, "malformed": 2}
+
+
+def test_damage_that_may_have_arrived_twice_is_expected_twice(bench: Bench) -> None:
+    bench.quarantine("shardId-0/1", "shardId-0/2")
+    manifest = bench.feed(malformed=1, malformed_again=1, started_at=datetime.now(UTC) - timedelta(seconds=30))
+    assert bench.check(manifest=manifest) == HEALTHY | {"quarantined": 2, "malformed": 1}
 
 
 def test_more_than_that_is_a_finding(bench: Bench) -> None:

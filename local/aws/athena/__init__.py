@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from local.aws import emulator
-from local.aws.athena import results, statements, translate
+from local.aws.athena import prepared, results, statements, translate
 from local.aws.athena.errors import QueryError
 from local.aws.athena.executions import Execution, fingerprint
 from local.aws.emulator import AwsError, Call, json_action
@@ -101,16 +101,25 @@ def _prepared(call: Call, workgroup: str, text: str, parameters: list[str]) -> s
     https://docs.aws.amazon.com/athena/latest/ug/querying-with-prepared-statements.html
     """
     execute = _EXECUTE.fullmatch(text)
+    if preparing := prepared.kind(text):
+        return statements.Statement(text, "DDL", preparing, None)
     if execute is None:
         return replace(statements.parse(translate.bind(text, parameters)), text=text)
     wanted = {"StatementName": execute["name"], "WorkGroup": workgroup}
     try:
-        prepared = _answer(call, "GetPreparedStatement", wanted)["PreparedStatement"]
+        kept = _answer(call, "GetPreparedStatement", wanted)["PreparedStatement"]
     except AwsError as error:
         raise QueryError(f"Prepared statement not found: {execute['name']}") from error
     values = translate.parse(f"SELECT {execute['values']}").expressions if execute["values"] else []
     given = parameters or [value.sql(dialect="trino") for value in values]
-    return replace(statements.parse(translate.bind(prepared["QueryStatement"], given)), text=text)
+    return replace(statements.parse(translate.bind(kept["QueryStatement"], given)), text=text)
+
+
+@json_action("athena", "UpdatePreparedStatement")
+def update_prepared_statement(call: Call) -> Members:
+    """Put another query in the place of a prepared statement's."""
+    _answer(call, "DeletePreparedStatement", call.payload)
+    return _answer(call, "CreatePreparedStatement", call.payload)
 
 
 def _answer(call: Call, action: str, payload: Members) -> Members:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from local.aws import emulator
-from local.aws.athena import results, statements
+from local.aws.athena import prepared, results, statements
 from local.aws.athena.engine import Engine
 from local.aws.athena.errors import QueryCancelledError, QueryError, aws_errors
 from local.aws.athena.hive import Column
@@ -145,7 +145,11 @@ class Execution:
             if cancelled:
                 engine.stop()
             context = Context(self.id, self.database, self.output, self.enforced, self._put_settings())
-            outcome = statements.run(engine, self.statement, context)
+            if prepared.kind(self.statement.text):
+                prepared.run(self.statement.text, self.workgroup, self.caller, self.region)
+                outcome = statements.Outcome()
+            else:
+                outcome = statements.run(engine, self.statement, context)
             self.columns, self.updated = outcome.columns, outcome.updated
             self._store(engine, outcome)
             engine.count_scanned()

@@ -8,7 +8,7 @@ https://docs.aws.amazon.com/athena/latest/ug/partition-projection-supported-type
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -67,12 +67,18 @@ def _test(table: Table, column: str, fixed: set[str]) -> Test:
         return {value.strip() for value in setting("values").split(",")}.__contains__
     if kind == "integer":
         low, high = (int(bound) for bound in setting("range").split(","))
-        digits = int(table.parameters.get(f"projection.{column}.digits", 0))
-        return lambda value: value.isdecimal() and low <= int(value) <= high and len(value) >= digits
+        digits = int(table.parameters.get(f"projection.{column}.digits", 1))
+        step = int(table.parameters.get(f"projection.{column}.interval", 1))
+        return lambda value: (
+            value.isdecimal() and int(value) in range(low, high + 1, step) and value == value.lstrip("0").zfill(digits)
+        )
     if kind == "date":
         form = strftime_pattern(setting("format"))
         first, last = (_bound(bound.strip(), form) for bound in setting("range").split(","))
-        return lambda value: _is_date(value, form, first, last)
+        if f"projection.{column}.interval" not in table.parameters:
+            return lambda value: _is_date(value, form, first, last)
+        step = relativedelta(**{f"{setting('interval.unit').lower().rstrip('s')}s": int(setting("interval"))})
+        return set(_dates(form, first, last, step)).__contains__
     if kind == "injected":
         if column not in fixed:
             raise QueryError(
@@ -88,6 +94,15 @@ def _is_date(value: str, form: str, first: datetime, last: datetime) -> bool:
         return first <= datetime.strptime(value, form).replace(tzinfo=UTC) <= last
     except ValueError:  # a folder that is no date is no partition
         return False
+
+
+def _dates(form: str, first: datetime, last: datetime, step: relativedelta) -> Iterator[str]:
+    """Yield the dates from ``first`` to ``last`` that are whole steps apart, in the column's format."""
+    moment, count = first, 0
+    while moment <= last:
+        yield moment.strftime(form)
+        count += 1
+        moment = first + step * count
 
 
 def _bound(text: str, form: str) -> datetime:

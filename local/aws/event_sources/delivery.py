@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from local.aws import emulator
 from local.aws.event_sources.mapping import Answer, Mapping, failed_items, pause
 from local.aws.event_sources.streams import Record
+from local.aws.event_sources.windows import Window
 
 _log = logging.getLogger(__name__)
 _sqs = emulator.module("services.sqs")
@@ -44,8 +45,11 @@ class Delivery:
         self._shard = shard
         self._stopped = stopped
 
-    def deliver(self, records: Sequence[Record]) -> list[Record]:
-        """Deliver ``records`` in order; return those that were left when the mapping stopped, normally none."""
+    def deliver(self, records: Sequence[Record], window: Window | None = None) -> list[Record]:
+        """Deliver ``records`` in order; return those that were left when the mapping stopped, normally none.
+
+        ``window`` is the tumbling window of all of them, whose state the function's responses replace.
+        """
         waiting = [_Batch(records)]
         refusals = 0
         while waiting:
@@ -56,7 +60,7 @@ class Delivery:
                 continue
             age = max(0.0, time.time() - batch.records[-1].arrived)
             self._mapping.measure("IteratorAge", age * 1000, "Milliseconds")
-            answer = self._mapping.invoke([record.event for record in batch.records])
+            answer = self._invoke(batch.records, window)
             if answer.refusal:
                 # Throttled, or the service failed: this counts as no attempt, only the records' age ends it.
                 self._mapping.report(f"PROBLEM: {answer.refusal}")
@@ -72,6 +76,42 @@ class Delivery:
             self._mapping.report("PROBLEM: Function call failed")
             waiting[:0] = self._retries(batch, failed, answer)
         return []
+
+    def close(self, window: Window, *, early: bool = False) -> bool:
+        """Let the function make its result of ``window``; return whether that is done, or given up.
+
+        It is tried again as often as a batch is.
+        """
+        attempts = refusals = 0
+        while not self._stopped.is_set():
+            members = window.members(self._shard, self._mapping.source, final=True, early=early)
+            answer = self._mapping.invoke_window([], members)
+            if answer.refusal:
+                self._mapping.report(f"PROBLEM: {answer.refusal}")
+                self._stopped.wait(pause(refusals))
+                refusals += 1
+            elif not answer.error:
+                self._mapping.report("OK")
+                return True
+            else:
+                self._mapping.report("PROBLEM: Function call failed")
+                attempts += 1
+                if 0 <= self._mapping.number("MaximumRetryAttempts", -1) < attempts:
+                    return True
+                self._stopped.wait(pause(attempts - 1))
+        return False
+
+    def _invoke(self, records: Sequence[Record], window: Window | None) -> Answer:
+        events = [record.event for record in records]
+        if window is None:
+            return self._mapping.invoke(events)
+        answer = self._mapping.invoke_window(events, window.members(self._shard, self._mapping.source))
+        if not answer.error and not answer.refusal:
+            window.state = answer.response["state"]
+            # What is too large is handed over at once, and the window goes on with an empty state.
+            if window.full and self.close(window, early=True):
+                window.state = {}
+        return answer
 
     def _failed(self, answer: Answer, records: Sequence[Record]) -> Sequence[Record]:
         """Return the records to try again: all from the first that failed, because the others keep their order."""
@@ -130,13 +170,8 @@ class Delivery:
 
     def _document(self, batch: _Batch, condition: str, now: datetime) -> dict[str, Any]:
         first, last = batch.records[0], batch.records[-1]
-        document: dict[str, Any] = {
-            "requestContext": {
-                "requestId": (batch.last.request_id if batch.last else "") or str(uuid.uuid4()),
-                "functionArn": self._mapping.function,
-                "condition": condition,
-                "approximateInvokeCount": batch.attempts,
-            },
+        return {
+            **self._mapping.failure(condition, batch.attempts, batch.last),
             "version": "1.0",
             "timestamp": _iso(now),
             self._batch_info: {
@@ -149,11 +184,6 @@ class Delivery:
                 "streamArn": self._mapping.source,
             },
         }
-        if batch.last:
-            document["responseContext"] = {"statusCode": 200, "executedVersion": batch.last.version}
-            if batch.last.error:
-                document["responseContext"]["functionError"] = batch.last.error
-        return document
 
     def _send(self, arn: str, document: dict[str, Any], batch: _Batch, now: datetime) -> None:
         """Queues and topics get the description; a bucket gets the records, too."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from collections.abc import Callable
 from collections.abc import Mapping as Members
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -112,7 +113,35 @@ class Mapping:
         self.report(f"PROBLEM: {error}")
         self.forget_clients()
 
+    def failure(self, condition: str, attempts: int, last: Answer | None) -> dict[str, Any]:
+        """Return what a description of a discarded batch says of the function, beside the batch itself.
+
+        https://docs.aws.amazon.com/lambda/latest/dg/kinesis-on-failure-destination.html
+        """
+        request: dict[str, Any] = {
+            "requestId": (last.request_id if last else "") or str(uuid.uuid4()),
+            "functionArn": self.function,
+            "condition": condition,
+            "approximateInvokeCount": attempts,
+        }
+        if last is None:
+            return {"requestContext": request}
+        response: dict[str, Any] = {"statusCode": 200, "executedVersion": last.version}
+        if last.error:
+            response["functionError"] = last.error
+        return {"requestContext": request, "responseContext": response}
+
     # --- The role and the function ------------------------------------------------------------------------------
+
+    def concurrency(self, begin: int) -> int:
+        """Return how many batches of a queue may be processed at once; ``begin`` if nothing limits them.
+
+        https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html
+        """
+        most = int((self.record.get("ScalingConfig") or {}).get("MaximumConcurrency") or begin)
+        function, config, _ = _lambda._get_func_record_for_ref(self.function)
+        reserved = _lambda._reserved_concurrency(function, config) if function else None
+        return most if reserved is None else max(1, min(most, reserved))
 
     @property
     def role(self) -> str:
@@ -158,7 +187,21 @@ class Mapping:
 
         https://docs.aws.amazon.com/lambda/latest/dg/invocation-sync.html
         """
-        payload = json.dumps({"Records": events}, separators=(",", ":")).encode()
+        return self._call({"Records": events})
+
+    def invoke_window(self, events: list[Event], members: Event) -> Answer:
+        """Invoke the function with ``events`` of a tumbling window that ``members`` describe.
+
+        A response without a state is that of a function that failed.
+        https://docs.aws.amazon.com/lambda/latest/dg/services-kinesis-windows.html
+        """
+        answer = self._call({"Records": events, **members})
+        if answer.error or answer.refusal or (isinstance(answer.response, dict) and "state" in answer.response):
+            return answer
+        return replace(answer, response=None, error="The response has no state.")
+
+    def _call(self, event: Event) -> Answer:
+        payload = json.dumps(event, separators=(",", ":")).encode()
         try:
             answer = _invoker(self.region).invoke(FunctionName=self.function, Payload=payload)
             body = answer["Payload"].read()

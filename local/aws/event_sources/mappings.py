@@ -49,6 +49,7 @@ _RANGES = {
     "MaximumRecordAgeInSeconds": (-1, 604_800),
     "MaximumRetryAttempts": (-1, 10_000),
     "ParallelizationFactor": (1, 10),
+    "TumblingWindowInSeconds": (0, 900),
 }
 _SHORTEST_AGE = 60
 
@@ -79,8 +80,8 @@ def _check_settings(settings: Members[str, Any], service: str) -> None:
             raise _refuse(f"{name} must be between {least} and {most}.")
     if -1 < int(settings.get("MaximumRecordAgeInSeconds", -1)) < _SHORTEST_AGE:
         raise _refuse(f"MaximumRecordAgeInSeconds must be -1 or at least {_SHORTEST_AGE}.")
-    if int(settings.get("TumblingWindowInSeconds") or 0):
-        raise _refuse("The embedded AWS has no tumbling windows: TumblingWindowInSeconds must be 0.")
+    if int(settings.get("TumblingWindowInSeconds") or 0) and int(settings.get("ParallelizationFactor") or 1) > 1:
+        raise _refuse("TumblingWindowInSeconds needs a ParallelizationFactor of 1 in the embedded AWS.")
     for each in (settings.get("FilterCriteria") or {}).get("Filters") or []:
         if _eventbridge._parse_pattern_text(each["Pattern"])[1]:
             raise _refuse("Invalid filter pattern definition.")
@@ -155,7 +156,8 @@ class _Reading:
             self._reader = QueueReader(mapping)
         else:
             self._reader = StreamReader(mapping, (KinesisStream if service == "kinesis" else DynamoDbStream)(mapping))
-        self._parts = 0
+        self._shape: tuple[int, int] | None = None
+        """Parts of a shard and seconds of a window, None while it does not run."""
         self._lock = threading.Lock()
 
     def adjust(self) -> None:
@@ -163,14 +165,15 @@ class _Reading:
         mapping = self._mapping
         with self._lock:
             exists = _lambda._esms.get_scoped(mapping.account, mapping.region, mapping.uuid) is mapping.record
-            parts = mapping.number("ParallelizationFactor", 1) if exists and mapping.enabled else 0
-            if self._parts not in {0, parts}:
+            shape = mapping.number("ParallelizationFactor", 1), mapping.number("TumblingWindowInSeconds", 0)
+            wanted = shape if exists and mapping.enabled else None
+            if self._shape not in {None, wanted}:
                 self._reader.stop()
-                self._parts = 0
+                self._shape = None
             mapping.forget_clients()
-            if parts and not self._parts:
+            if wanted and not self._shape:
                 self._reader.start()
-                self._parts = parts
+                self._shape = wanted
 
 
 _readings: dict[str, _Reading] = {}

@@ -16,7 +16,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 from local.aws import arrivals, emulator
 from local.aws.event_sources.mapping import PAYLOAD_BYTES, Event, Mapping, failed_items, pause
 
-_lambda = emulator.module("services.lambda_svc")
 _sqs = emulator.module("services.sqs")
 
 ACTIONS = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
@@ -78,17 +77,13 @@ class QueueReader:
 
     def _wait_for_slot(self) -> bool:
         """Wait until another batch may be invoked; return False once the mapping stops."""
-        with self._slots:
-            self._slots.wait_for(lambda: self._stopped.is_set() or self._busy < self._most())
-        return not self._stopped.is_set()
 
-    def _most(self) -> int:
-        """https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html"""
-        scaling = self._mapping.record.get("ScalingConfig") or {}
-        most = int(scaling.get("MaximumConcurrency") or _FIRST_CONCURRENCY)
-        function, config, _ = _lambda._get_func_record_for_ref(self._mapping.function)
-        reserved = _lambda._reserved_concurrency(function, config) if function else None
-        return most if reserved is None else max(1, min(most, reserved))
+        def free() -> bool:
+            return self._stopped.is_set() or self._busy < self._mapping.concurrency(_FIRST_CONCURRENCY)
+
+        with self._slots:
+            self._slots.wait_for(free)
+        return not self._stopped.is_set()
 
     def _collect(self) -> list[Event]:
         """Return a batch: what is there, or what comes within the window, of those that pass the filters.

@@ -12,6 +12,7 @@ import threading
 import time
 import zlib
 from collections import deque
+from itertools import takewhile
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -19,12 +20,16 @@ from local.aws import emulator
 from local.aws.event_sources.delivery import Delivery
 from local.aws.event_sources.mapping import PAYLOAD_BYTES, Mapping, pause
 from local.aws.event_sources.streams import Position, Record, Stream
+from local.aws.event_sources.windows import Window
 
 _log = logging.getLogger(__name__)
 _MOST_WAITING = 10_000
 """Records that wait in one part before reading pauses: as many as the largest batch has."""
 _LONGEST_SLEEP = 60.0
 """A reader that nothing woke looks for itself after so many seconds."""
+
+_WINDOW_LOOK = 1.0
+"""While a window is open, its end is looked for every so many seconds at least, because the clock may be moved."""
 
 _ERRORS = (ClientError, BotoCoreError, emulator.AwsError)
 
@@ -37,6 +42,8 @@ class StreamReader:
         self.stream = stream
         self._first = stream.start()
         self._positions: dict[str, Position] = {}
+        self.windows: dict[str, Window] = {}
+        """The open tumbling windows by shard."""
         self._done: set[str] = set()
         self.stopped = threading.Event()
         self.changed = threading.Event()
@@ -101,10 +108,14 @@ class _ShardReader:
         self.finished = False
         """Whether every record of a closed shard is delivered."""
         delivery = Delivery(mapping, stream.batch_info, shard, self._stopped)
-        self._parts = [
-            _Part(mapping, delivery, f"{shard}-{index}", self._stopped)
-            for index in range(mapping.number("ParallelizationFactor", 1))
-        ]
+        self._parts: list[_Part]
+        if mapping.number("TumblingWindowInSeconds", 0):
+            self._parts = [_WindowPart(mapping, delivery, shard, self._stopped, owner.windows)]
+        else:
+            self._parts = [
+                _Part(mapping, delivery, f"{shard}-{index}", self._stopped)
+                for index in range(mapping.number("ParallelizationFactor", 1))
+            ]
         stream.bell.subscribe(self._news)
         self._thread = emulator.in_background(self._run, f"mapping-{mapping.uuid}-{shard}")
 
@@ -254,3 +265,67 @@ class _Part:
             room -= self._waiting[0].size
             batch.append(self._waiting.popleft())
         return batch
+
+
+class _WindowPart(_Part):
+    """A part whose batches are each of one tumbling window, and which closes a window when its time is over."""
+
+    def __init__(
+        self,
+        mapping: Mapping,
+        delivery: Delivery,
+        shard: str,
+        stopped: threading.Event,
+        windows: dict[str, Window],
+    ) -> None:
+        self._shard = shard
+        self._windows = windows
+        super().__init__(mapping, delivery, shard, stopped)
+
+    @property
+    def _window(self) -> Window | None:
+        return self._windows.get(self._shard)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            batch = self._next()
+            if batch:
+                window = self._windows.setdefault(self._shard, self._window_of(batch[0]))
+                left = self._delivery.deliver(batch, window)
+                with self._changed:
+                    self._waiting.extendleft(reversed(left))
+                    self._changed.notify_all()
+            elif self._window and self._over():
+                if self._delivery.close(self._window):
+                    del self._windows[self._shard]
+            elif self._ended:
+                return
+
+    def _next(self) -> list[Record]:
+        """Return the next batch of the open window, or of the next one if none is open; none if the window is over."""
+        with self._changed:
+            while not (self._waiting or self._ended or self._stopped.is_set() or self._over()):
+                self._changed.wait(min(_WINDOW_LOOK, self._window.left) if self._window else None)
+        return [] if self._over() or not self._waiting else super()._next()
+
+    def _over(self) -> bool:
+        window = self._window
+        if window is None:
+            return False
+        if self._waiting:
+            return not window.has(self._waiting[0].arrived)
+        return self._ended or window.left <= 0
+
+    def _full(self) -> bool:
+        # The newest record is of the next window: nothing more will come for this one.
+        return super()._full() or not self._window_of(self._waiting[0]).has(self._waiting[-1].arrived)
+
+    def _take(self) -> list[Record]:
+        batch = super()._take()
+        window = self._window_of(batch[0])
+        kept = list(takewhile(lambda record: window.has(record.arrived), batch))
+        self._waiting.extendleft(reversed(batch[len(kept) :]))
+        return kept
+
+    def _window_of(self, record: Record) -> Window:
+        return Window.around(record.arrived, self._mapping.number("TumblingWindowInSeconds", 0))

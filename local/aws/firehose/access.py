@@ -11,8 +11,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local.aws import emulator, metrics
-from local.aws.emulator import AwsError
+from local.aws import emulator, iam, metrics
+from local.aws.emulator import AwsError, Credentials
 from local.aws.firehose.destination import Bucket
 
 PRINCIPAL = "firehose.amazonaws.com"
@@ -31,6 +31,7 @@ class Roles:
 
     def __init__(self, region: str) -> None:
         self._region = region
+        self._sessions: dict[str, Credentials] = {}
         self._clients: dict[tuple[str, str], Any] = {}
         self._expire_at = 0.0
 
@@ -40,17 +41,29 @@ class Roles:
         Raises:
             AwsError: Firehose may not assume the role.
         """
+        session = self._session(role)
+        if (role, service) not in self._clients:
+            self._clients[role, service] = emulator.client(service, session, self._region, **_CONFIG.get(service, {}))
+        return self._clients[role, service]
+
+    def denial(self, role: str, action: str, resource: str) -> str | None:
+        """Return why ``role`` may not do ``action`` with ``resource``, None if it may.
+
+        Raises:
+            AwsError: Firehose may not assume the role.
+        """
+        return iam.denial(self._session(role).access_key, iam.Check(action, resource, {}), self._region)
+
+    def _session(self, role: str) -> Credentials:
         if time.monotonic() >= self._expire_at:
             self.forget()
-        if (role, service) not in self._clients:
-            credentials = emulator.service_role_credentials(role, PRINCIPAL, "firehose")
-            self._clients[role, service] = emulator.client(
-                service, credentials, self._region, **_CONFIG.get(service, {})
-            )
-        return self._clients[role, service]
+        if role not in self._sessions:
+            self._sessions[role] = emulator.service_role_credentials(role, PRINCIPAL, "firehose")
+        return self._sessions[role]
 
     def forget(self) -> None:
         """Assume the roles anew, as after a failure that a new session may mend."""
+        self._sessions.clear()
         self._clients.clear()
         self._expire_at = time.monotonic() + _SESSION_SECONDS
 

@@ -16,9 +16,10 @@ from functools import wraps
 
 from local.aws import emulator
 from local.aws.emulator import AwsError, Call, Payload, json_action
-from local.aws.firehose import destination, source
-from local.aws.firehose.access import PRINCIPAL, Identity
-from local.aws.firehose.destination import MEBIBYTE, invalid
+from local.aws.firehose import conversion, destination, source
+from local.aws.firehose.access import PRINCIPAL, Identity, Roles
+from local.aws.firehose.destination import MEBIBYTE, Destination, invalid
+from local.aws.firehose.stages import DeliveryError
 from local.aws.firehose.stream import Pipeline
 
 CLOUDFORMATION_TYPE = "AWS::KinesisFirehose::DeliveryStream"
@@ -29,6 +30,7 @@ LARGEST_BATCH_RECORDS = 500
 LARGEST_TAG_COUNT = 50
 """https://docs.aws.amazon.com/firehose/latest/dev/limits.html"""
 
+_SLOW_DOWN = {"ErrorCode": "ServiceUnavailableException", "ErrorMessage": "Slow down."}
 _S3_MEMBERS = ("ExtendedS3DestinationConfiguration", "S3DestinationConfiguration")
 _DESTINATION_ID = "destinationId-000000000001"
 
@@ -80,6 +82,7 @@ def _create(name: str, members: Payload, account: str, region: str) -> Stream:
     roles = [settings.bucket.role, settings.backup.role if settings.backup else None, (kinesis or {}).get("RoleARN")]
     _require_trust(filter(None, roles))
     identity = Identity(name, f"arn:aws:firehose:{region}:{account}:deliverystream/{name}", account, region)
+    _require_schema(settings, identity)
     stream = Stream(
         identity=identity,
         kind=kind,
@@ -117,6 +120,19 @@ def _require_trust(roles: Iterable[str]) -> None:
             raise invalid(f"Firehose is unable to assume role {role}. Please check the role provided.")
 
 
+def _require_schema(settings: Destination, identity: Identity) -> None:
+    """Refuse a conversion to a table that cannot be read."""
+    if settings.conversion:
+        _require_trust([settings.conversion.role])
+        try:
+            conversion.schema(settings.conversion, Roles(identity.region), identity)
+        except DeliveryError as error:
+            raise invalid(
+                f"{error.code}: {error.message} Please ensure that the role specified in the data format conversion "
+                "configuration has the necessary permissions."
+            ) from None
+
+
 def _encryption(wanted: Payload | None, kind: str) -> Payload:
     """https://docs.aws.amazon.com/firehose/latest/APIReference/API_DeliveryStreamEncryptionConfigurationInput.html"""
     if wanted is None:
@@ -141,7 +157,12 @@ def _change(stream: Stream, configuration: Payload) -> None:
     if stream.configuration["S3BackupMode"] == "Enabled" and not settings.backup:
         # https://docs.aws.amazon.com/firehose/latest/APIReference/API_ExtendedS3DestinationUpdate.html
         raise invalid("S3BackupMode cannot be disabled once it is enabled.")
+    before = stream.configuration.get("DynamicPartitioningConfiguration", {}).get("Enabled", False)
+    if before != (settings.expressions is not None):
+        # https://docs.aws.amazon.com/firehose/latest/dev/dynamic-partitioning-enable.html
+        raise invalid("Dynamic Partitioning can only be enabled when a Firehose is created, and not be disabled.")
     _require_trust([settings.bucket.role, *([settings.backup.role] if settings.backup else [])])
+    _require_schema(settings, stream.identity)
     stream.configuration = configuration
     stream.pipeline.update(settings)
     stream.updated_at = datetime.now(UTC)
@@ -202,7 +223,15 @@ def describe_delivery_stream(stream: Stream, members: Payload) -> Payload:
         name: value
         for name, value in extended.items()
         if name
-        not in {"S3BackupMode", "S3BackupDescription", "ProcessingConfiguration", "FileExtension", "CustomTimeZone"}
+        not in {
+            "S3BackupMode",
+            "S3BackupDescription",
+            "ProcessingConfiguration",
+            "FileExtension",
+            "CustomTimeZone",
+            "DynamicPartitioningConfiguration",
+            "DataFormatConversionConfiguration",
+        }
     }
     described = {
         "DestinationId": _DESTINATION_ID,
@@ -273,8 +302,8 @@ def _data(record: Payload) -> bytes:
     return data
 
 
-def _put(stream: Stream, data: list[bytes]) -> tuple[list[str], bool]:
-    """Return the ids of the records and whether they are encrypted at rest."""
+def _put(stream: Stream, data: list[bytes]) -> tuple[list[str | None], bool]:
+    """Return the ids of the records, None for those above the quota, and whether they are encrypted at rest."""
     if stream.kind != "DirectPut":
         raise invalid(f"This operation is not permitted on {stream.kind} delivery stream type.")
     if stream.status != "ACTIVE":
@@ -287,13 +316,15 @@ def _put(stream: Stream, data: list[bytes]) -> tuple[list[str], bool]:
 def put_record(stream: Stream, members: Payload) -> Payload:
     """Take one record."""
     [identifier], encrypted = _put(stream, [_data(members["Record"])])
+    if identifier is None:
+        raise AwsError(_SLOW_DOWN["ErrorCode"], _SLOW_DOWN["ErrorMessage"], 503)
     return {"RecordId": identifier, "Encrypted": encrypted}
 
 
 @json_action("firehose", "PutRecordBatch")
 @_on_stream
 def put_record_batch(stream: Stream, members: Payload) -> Payload:
-    """Take up to 500 records and 4 MiB; there is no throughput quota here, so that none of them fails."""
+    """Take up to 500 records and 4 MiB, as far as they are within the quota."""
     records = members["Records"]
     if not 1 <= len(records) <= LARGEST_BATCH_RECORDS:
         raise AwsError(
@@ -305,8 +336,8 @@ def put_record_batch(stream: Stream, members: Payload) -> Payload:
     if sum(map(len, data)) > LARGEST_BATCH_BYTES:
         raise invalid("Records size exceeds 4 MB limit")
     identifiers, encrypted = _put(stream, data)
-    responses = [{"RecordId": identifier} for identifier in identifiers]
-    return {"FailedPutCount": 0, "Encrypted": encrypted, "RequestResponses": responses}
+    responses = [{"RecordId": identifier} if identifier else _SLOW_DOWN for identifier in identifiers]
+    return {"FailedPutCount": identifiers.count(None), "Encrypted": encrypted, "RequestResponses": responses}
 
 
 @json_action("firehose", "StartDeliveryStreamEncryption")

@@ -12,7 +12,7 @@ import io
 import re
 import uuid
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from local.aws.emulator import AwsError
@@ -65,10 +65,14 @@ def _format_time(pattern: str, at: datetime) -> str:
     return "".join(parts)
 
 
-def expand(prefix: str, at: datetime, error_type: str | None = None) -> str:
+ERROR_TYPE = "firehose:error-output-type"
+"""The expression whose value is the kind of failure."""
+
+
+def expand(prefix: str, at: datetime, values: Mapping[str, str]) -> str:
     """Return ``prefix`` with its ``!{namespace:value}`` expressions evaluated for the instant ``at``.
 
-    ``error_type`` is the value of ``!{firehose:error-output-type}``, None where that may not be used.
+    ``values`` are those of the expressions that depend on more than the time, as far as they may be used.
 
     Raises:
         AwsError: InvalidArgumentException, an expression is malformed, unknown or not allowed here.
@@ -80,8 +84,8 @@ def expand(prefix: str, at: datetime, error_type: str | None = None) -> str:
             return _format_time(value, at)
         if (namespace, value) == ("firehose", "random-string"):
             return str(uuid.uuid4())[:11]
-        if (namespace, value) == ("firehose", "error-output-type") and error_type:
-            return error_type
+        if (known := values.get(f"{namespace}:{value}")) is not None:
+            return known
         raise AwsError("InvalidArgumentException", f"Expression {expression[0]} cannot be used in {prefix}.")
 
     if "!{" in _EXPRESSION.sub("", prefix):
@@ -89,16 +93,16 @@ def expand(prefix: str, at: datetime, error_type: str | None = None) -> str:
     return _EXPRESSION.sub(evaluate, prefix)
 
 
-def good_folder(prefix: str, at: datetime) -> str:
+def good_folder(prefix: str, at: datetime, values: Mapping[str, str]) -> str:
     """Return the evaluated prefix of delivered data, with the hour added if it has no timestamp of its own."""
-    return expand(prefix, at) + ("" if "!{timestamp:" in prefix else f"{at:%Y/%m/%d/%H/}")
+    return expand(prefix, at, values) + ("" if "!{timestamp:" in prefix else f"{at:%Y/%m/%d/%H/}")
 
 
-def error_folder(prefix: str, error_prefix: str, error_type: str, at: datetime) -> str:
-    """Return the evaluated prefix of records that failed with ``error_type``."""
+def error_folder(prefix: str, error_prefix: str, at: datetime, values: Mapping[str, str]) -> str:
+    """Return the evaluated prefix of records that failed as ``ERROR_TYPE`` of ``values`` says."""
     if error_prefix:
-        return expand(error_prefix, at, error_type)
-    return f"{expand(prefix, at)}{error_type}/{at:%Y/%m/%d/%H/}"
+        return expand(error_prefix, at, values)
+    return f"{expand(prefix, at, values)}{values[ERROR_TYPE]}/{at:%Y/%m/%d/%H/}"
 
 
 def object_name(stream: str, version: int, at: datetime, extension: str) -> str:

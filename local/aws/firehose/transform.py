@@ -20,8 +20,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from local.aws.emulator import AwsError
 from local.aws.firehose.access import Identity, Roles
-from local.aws.firehose.destination import Transform
-from local.aws.firehose.stages import Pause, Record
+from local.aws.firehose.destination import LAMBDA, Transform
+from local.aws.firehose.partitioning import PartitioningError, with_keys
+from local.aws.firehose.stages import Pause, Record, failure
 
 ENVELOPE_BYTES = 300
 """What a record's members beside its data add to the payload, at most; with it a batch of 3 MiB stays below the 6 MB of
@@ -74,7 +75,10 @@ def transform(
             if error.again and attempts <= settings.retries:
                 time.sleep(pause.after_failure())
                 continue
-            documents = [_failure(each, attempts, error.code, error.message, settings.function) for each in batch]
+            documents = [
+                failure(each, PROCESSING_FAILED, attempts, error.code, error.message, lambdaArn=settings.function)
+                for each in batch
+            ]
             return Outcome(failed=documents, errors={error.code: error.message})
         identity.count("ExecuteProcessing.Success", 1)
         identity.count("ExecuteProcessing.Duration", (time.monotonic() - started) * 1000, "Milliseconds")
@@ -160,16 +164,25 @@ def _sort(batch: Sequence[Record], answers: list[Any], attempts: int, function: 
         if answer and times_named[record.id] == 1 and answer.get("result") == "Dropped":
             continue
         try:
-            data = _transformed(answer, times_named[record.id])
+            data = _transformed(record, answer, times_named[record.id])
         except InvocationError as error:
             outcome.errors[error.code] = error.message
-            outcome.failed.append(_failure(record, attempts, error.code, error.message, function))
+            outcome.failed.append(
+                failure(record, PROCESSING_FAILED, attempts, error.code, error.message, lambdaArn=function)
+            )
         else:
-            outcome.good.append(replace(record, data=data))
+            outcome.good.append(data)
     return outcome
 
 
-def _transformed(answer: dict[str, Any] | None, times_named: int) -> bytes:
+def _transformed(record: Record, answer: dict[str, Any] | None, times_named: int) -> Record:
+    """Return ``record`` with the data and the partition keys of ``answer``.
+
+    https://docs.aws.amazon.com/firehose/latest/dev/dynamic-partitioning-partitioning-keys.html
+
+    Raises:
+        InvocationError: the answer says that it failed, or is none.
+    """
     if answer is None:
         raise InvocationError(
             "Lambda.MissingRecordId",
@@ -187,23 +200,12 @@ def _transformed(answer: dict[str, Any] | None, times_named: int) -> bytes:
     try:
         if answer.get("result") != "Ok":
             raise ValueError
-        return base64.b64decode(answer["data"], validate=True)
+        keys = (answer.get("metadata") or {}).get("partitionKeys") or {}
+        return with_keys(replace(record, data=base64.b64decode(answer["data"], validate=True)), LAMBDA, keys)
+    except PartitioningError as error:
+        raise InvocationError("DynamicPartitioning.MetadataExtractionFailed", str(error)) from None
     except (KeyError, TypeError, ValueError, binascii.Error):
         raise InvocationError(
             "Lambda.InvalidReturnFormat",
             "A returned record must have a result of Ok, Dropped or ProcessingFailed, and base64 data if it is Ok.",
         ) from None
-
-
-def _failure(record: Record, attempts: int, code: str, message: str, function: str) -> Record:
-    """Return the error document of ``record``, as a line."""
-    document = {
-        "attemptsMade": attempts,
-        "arrivalTimestamp": int(record.arrived_at * 1000),
-        "errorCode": code,
-        "errorMessage": message,
-        "attemptEndingTimestamp": int(time.time() * 1000),
-        "rawData": base64.b64encode(record.data).decode(),
-        "lambdaArn": function,
-    }
-    return replace(record, data=json.dumps(document).encode() + b"\n")

@@ -1,4 +1,6 @@
-"""AWS Glue: job runs that run their script, and partition filters of the Data Catalog."""
+"""AWS Glue: job runs that run their script, triggers and workflows, and partition filters of the Data Catalog."""
 
 import local.aws.glue.jobs
-import local.aws.glue.partitions  # noqa: F401 - both register their actions
+import local.aws.glue.partitions
+import local.aws.glue.triggers
+import local.aws.glue.workflows  # noqa: F401 - all register their actions

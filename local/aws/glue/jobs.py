@@ -9,6 +9,7 @@ import copy
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from local.aws import emulator
@@ -27,26 +28,64 @@ _COPIED_MEMBERS = ("GlueVersion", "WorkerType", "NumberOfWorkers", "MaxCapacity"
 _DROPPED_MEMBERS = {"ExecutionProperty": {"MaxConcurrentRuns": 1}, "ExecutionClass": "STANDARD", "LogUri": ""}
 """Members of a job definition that the emulator does not keep, with their defaults."""
 
+ended: list[Callable[[JobRun], None]] = []
+"""Called with the last attempt of each run when it is over."""
 _under_way: dict[str, JobRun] = {}
 _lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What was asked for when a run was started; ``origin`` are members of its record that say which trigger did."""
+
+    job: Payload
+    request: Payload
+    account: str
+    region: str
+    origin: Payload
 
 
 @emulator.json_action("glue", "StartJobRun")
 def start_job_run(call: Call) -> Payload:
     """Start a run: https://docs.aws.amazon.com/glue/latest/webapi/API_StartJobRun.html."""
-    name = call.payload["JobName"]
+    return {"JobRunId": start(call.payload, call.account, call.region, {})["Id"]}
+
+
+def start(request: Payload, account: str, region: str, origin: Payload) -> Payload:
+    """Start a run and return its record.
+
+    Args:
+        request: the members of StartJobRun.
+        account: the account and
+        region: the region of the job.
+        origin: members of the record that say which trigger started it.
+
+    Raises:
+        AwsError: there is no such job, the request does not fit it, or it has as many runs as it may.
+    """
+    name = request["JobName"]
     job = copy.deepcopy(_glue._jobs.get(name))
     if job is None:
         raise AwsError("EntityNotFoundException", "Failed to start job run due to missing metadata")
-    _check(job, call.payload)
+    _check(job, request)
+    asked = _Start(job, request, account, region, origin)
     with _lock:
         runs = _glue._job_runs.setdefault(name, [])
         active = sum(run["JobRunState"] in _ACTIVE for run in runs)
         if active >= job["ExecutionProperty"]["MaxConcurrentRuns"]:
             raise AwsError("ConcurrentRunsExceededException", f"Concurrent runs exceeded for {name}")
-        run = _new_run(job, call, runs)
-    emulator.in_background(lambda: _execute(run, call, runs), f"glue-{run.record['Id'][:12]}")
-    return {"JobRunId": run.record["Id"]}
+        run = _new_run(asked, runs)
+    emulator.in_background(lambda: _execute(asked, run, runs), f"glue-{run.record['Id'][:12]}")
+    return run.record
+
+
+def stop(run_id: str) -> bool:
+    """Ask a run, or its attempt that is under way, to end; return whether there is one."""
+    attempts = [run for name, run in _under_way.copy().items() if name.partition("_attempt_")[0] == run_id]
+    run = _under_way.get(run_id) or next(iter(attempts), None)
+    if run:
+        run.stop()
+    return run is not None
 
 
 @emulator.json_action("glue", "GetJobRuns")
@@ -68,8 +107,7 @@ def batch_stop_job_run(call: Call) -> Payload:
     errors: list[Payload] = []
     for run_id in call.payload["JobRunIds"]:
         answer: Payload = {"JobName": name, "JobRunId": run_id}
-        if run_id in states and (run := _under_way.get(run_id)):
-            run.stop()
+        if run_id in states and stop(run_id):
             stopped.append(answer)
         elif run_id in states:
             message = f"Job run {run_id} is in terminal state {states[run_id]}."
@@ -101,9 +139,9 @@ def _capacity_conflict(request: Payload) -> str:
     return ""
 
 
-def _new_run(job: Payload, call: Call, runs: list[Payload], previous: Payload | None = None) -> JobRun:
+def _new_run(asked: _Start, runs: list[Payload], previous: Payload | None = None) -> JobRun:
     """Return a run in state STARTING, listed among the job's ``runs``; ``previous`` is the attempt it repeats."""
-    request = call.payload
+    job, request = asked.job, asked.request
     attempt = previous["Attempt"] + 1 if previous else 0
     first_id = previous["Id"].split("_attempt_")[0] if previous else f"jr_{secrets.token_hex(32)}"
     started = now()
@@ -121,25 +159,33 @@ def _new_run(job: Payload, call: Call, runs: list[Payload], previous: Payload | 
         "Timeout": request.get("Timeout") or job["Timeout"],
         "LogGroupName": LOG_GROUP,
         **{member: request.get(member) or job[member] for member in _COPIED_MEMBERS},
+        **asked.origin,
     }
     provided = {"--JOB_NAME": job["Name"], "--JOB_RUN_ID": record["Id"]} if is_spark(job) else {}
     arguments = {**job["DefaultArguments"], **provided, **record["Arguments"], **job["NonOverridableArguments"]}
-    run = JobRun(job, record, {name: str(value) for name, value in arguments.items()}, call.account, call.region)
+    run = JobRun(job, record, {name: str(value) for name, value in arguments.items()}, asked.account, asked.region)
     runs.append(record)
     _under_way[record["Id"]] = run
     return run
 
 
-def _execute(run: JobRun, call: Call, runs: list[Payload]) -> None:
-    """Execute a run and, as long as it fails, up to MaxRetries more attempts."""
-    while True:
-        try:
-            run.execute()
-        finally:
-            del _under_way[run.record["Id"]]
-        if run.record["JobRunState"] != "FAILED" or run.record["Attempt"] >= run.job["MaxRetries"]:
-            return
-        run = _new_run(run.job, call, runs, run.record)
+def _execute(asked: _Start, run: JobRun, runs: list[Payload]) -> None:
+    """Execute a run and, as long as it fails, up to MaxRetries more attempts; then tell who waits for its end."""
+    try:
+        _attempt(run)
+        while run.record["JobRunState"] == "FAILED" and run.record["Attempt"] < run.job["MaxRetries"]:
+            run = _new_run(asked, runs, run.record)
+            _attempt(run)
+    finally:
+        for tell in ended:
+            tell(run)
+
+
+def _attempt(run: JobRun) -> None:
+    try:
+        run.execute()
+    finally:
+        del _under_way[run.record["Id"]]
 
 
 def _keep_dropped_members(name_of: Callable[[Payload], str], definition_of: Callable[[Payload], Payload]) -> Any:

@@ -1,9 +1,9 @@
 """Step Functions: tasks act with the state machine's role, callbacks end in time, executions are named once.
 
-The emulator walks the states and evaluates JSONPath and JSONata; what a Task state does, how an execution starts and
-ends, and what a state machine must be is done here.
+The emulator evaluates JSONPath, JSONata, choices and waits; walking the states, what a Task or a Distributed Map does,
+how an execution starts, ends and is redriven, and what a state machine must be is done here.
 """
 
-from local.aws.stepfunctions import calls, executions, machines, tasks
+from local.aws.stepfunctions import calls, executions, logs, machines, maps, redrive, tasks
 
-__all__ = ["calls", "executions", "machines", "tasks"]
+__all__ = ["calls", "executions", "logs", "machines", "maps", "redrive", "tasks"]

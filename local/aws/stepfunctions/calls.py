@@ -41,15 +41,29 @@ _clients_lock = threading.Lock()
 
 # The name an optimized integration's service has in error names, and the class of errors its API does not declare.
 _OPTIMIZED = {
+    "athena": ("Athena", "AmazonAthenaException"),
     "dynamodb": ("DynamoDB", "AmazonDynamoDBException"),
     "events": ("EventBridge", "AmazonEventBridgeException"),
+    "glue": ("Glue", "AWSGlueException"),
     "sns": ("SNS", "AmazonSNSException"),
     "sqs": ("SQS", "AmazonSQSException"),
+    "states": ("StepFunctions", "AWSStepFunctionsException"),
 }
-_BOTOCORE_NAME = {"cloudwatchlogs": "logs", "eventbridge": "events", "rdsdata": "rds-data", "sfn": "stepfunctions"}
+_BOTOCORE_NAME = {
+    "cloudwatchlogs": "logs",
+    "eventbridge": "events",
+    "rdsdata": "rds-data",
+    "redshiftdata": "redshift-data",
+    "redshiftserverless": "redshift-serverless",
+    "sfn": "stepfunctions",
+    "states": "stepfunctions",
+}
+
+_ERROR_PREFIX = {"redshiftdata": "RedshiftData", "redshiftserverless": "RedshiftServerless"}
+"""What the names of errors begin with, of services that the emulator does not know."""
 
 
-def _client(service: str) -> Any:
+def client(service: str) -> Any:
     """Return a client of ``service`` that acts as the execution's role; clients are shared by all threads.
 
     Raises:
@@ -80,46 +94,59 @@ def _invoke_resource(original: Callable[[str, Any], Any]) -> Callable[[str, Any]
         if (service, action) == ("lambda", "invoke"):
             return _call_function(arguments)
         if service in _OPTIMIZED:
-            return _call(service, action, arguments, *_OPTIMIZED[service])
+            return call(service, action, arguments)
         if service.startswith("aws-sdk:"):
             name = service.partition(":")[2].lower()
-            prefix = _sfn._AWS_SDK_ERROR_PREFIX.get(name, name.capitalize())
-            return _call(_BOTOCORE_NAME.get(name, name), action, arguments, prefix, f"{prefix}Exception")
-        if service == "states":
-            machine = str(arguments.get("StateMachineArn"))
-            denied = iam.denial(_client_key(), iam.Check("states:StartExecution", machine, {}), _responses.get_region())
-            if denied:
-                raise Failure("StepFunctions.AWSStepFunctionsException", denied)
+            prefix = _ERROR_PREFIX.get(name) or _sfn._AWS_SDK_ERROR_PREFIX.get(name, name.capitalize())
+            return _call(name, action, arguments, prefix, f"{prefix}Exception")
         return original(plain, arguments)
 
     return invoke
 
 
-def _client_key() -> str:
-    _client("sts")
-    return _sessions[role.get()][1].access_key
+def require(action: str, resource: str) -> None:
+    """Check that the execution's role may do what Step Functions does for it by itself.
+
+    Raises:
+        Failure: it may not; the cause says so in IAM's words.
+    """
+    client("sts")
+    key = _sessions[role.get()][1].access_key
+    if denied := iam.denial(key, iam.Check(action, resource, {}), _responses.get_region()):
+        raise Failure("States.Permissions", denied)
 
 
-def _call(service: str, action: str, arguments: Any, prefix: str, undeclared: str) -> Any:
-    """Call ``action`` of ``service``; its errors are named ``<prefix>.<class>``.
+def call(service: str, action: str, arguments: Any) -> Any:
+    """Call an action of an optimized integration and return its result.
 
     Raises:
         Failure: the service refused the call, or the arguments do not fit it.
     """
-    client = _client(service)
-    model = client.meta.service_model
+    return _call(service, action, arguments, *_OPTIMIZED[service])
+
+
+def _call(name: str, action: str, arguments: Any, prefix: str, undeclared: str) -> Any:
+    """Call ``action`` of the service that state machines know as ``name``; its errors are named ``<prefix>.<class>``.
+
+    Raises:
+        Failure: the service refused the call, or the arguments do not fit it.
+    """
+    service = _BOTOCORE_NAME.get(name, name)
+    api = client(service)
+    model = api.meta.service_model
     operations = {name.lower(): name for name in model.operation_names}
     if action.lower() not in operations:
         raise Failure("States.Runtime", f"{service} has no action {action}.")
     operation = model.operation_model(operations[action.lower()])
     try:
-        answer = client._make_api_call(operation.name, _to_request(arguments, operation.input_shape))
+        answer = api._make_api_call(operation.name, _to_request(arguments, operation.input_shape))
     except ParamValidationError as error:
         raise Failure("States.Runtime", f"The arguments do not fit {service}:{action}: {error}") from error
     except ClientError as error:
         shapes = operation.error_shapes
         declared = {shape.metadata.get("error", {}).get("code", shape.name): shape.name for shape in shapes}
-        raise _failure(error, prefix, declared.get(error.response["Error"]["Code"], undeclared)) from error
+        name = declared.get(error.response["Error"]["Code"], undeclared)
+        raise _failure(error, prefix, f"{name.removesuffix('Fault').removesuffix('Exception')}Exception") from error
     answer.pop("ResponseMetadata", None)
     return _to_result(answer, operation.output_shape)
 
@@ -143,7 +170,7 @@ def _call_function(arguments: Data) -> Data:
     payload = arguments.get("Payload", {})
     rest = {name: value for name, value in arguments.items() if name != "Payload"}
     try:
-        answer = _client("lambda").invoke(**rest, Payload=json.dumps(payload).encode())
+        answer = client("lambda").invoke(**rest, Payload=json.dumps(payload).encode())
     except ClientError as error:
         code = error.response["Error"]["Code"]
         known = {"ResourceNotFoundException", "TooManyRequestsException", "ServiceException"}
@@ -170,8 +197,8 @@ def _to_request(value: Any, shape: Any) -> Any:
         value = {name: _to_request(item, shape.value) for name, item in value.items()}
     elif isinstance(value, list) and kind == "list":
         value = [_to_request(item, shape.member) for item in value]
-    elif isinstance(value, (dict, list)) and kind == "string":
-        value = json.dumps(value)
+    elif isinstance(value, (dict, list)) and kind in {"string", "blob"}:
+        value = _to_request(json.dumps(value), shape)
     elif isinstance(value, float) and kind in {"integer", "long"} and value.is_integer():
         value = int(value)
     elif isinstance(value, str) and kind == "blob":

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import contextvars
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from local.aws import emulator, metrics
-from local.aws.stepfunctions.calls import Data, role
+from local.aws.stepfunctions.calls import Data, Failure, role
 from local.aws.stepfunctions.tasks import refuse, release
+from local.aws.stepfunctions.walk import Progress, attempt_of, walk
 
 _sfn = emulator.module("services.stepfunctions")
 _responses = emulator.module("core.responses")
-
+_logger = logging.getLogger("stepfunctions")
 
 _FORBIDDEN_IN_NAMES = re.compile(r"[\s<>{}\[\]?*\"#%\\^|~`$&,;:/\x00-\x1f\x7f-\x9f]")
 _LONGEST = 99_999_999
@@ -56,25 +58,61 @@ def _start_execution(original: Callable[[Data], Any]) -> Callable[[Data], Any]:
     return start
 
 
-def _run_execution(original: Callable[[str], None]) -> Callable[[str], None]:
-    """Run an execution as its machine's role and end it when its time is up."""
+def _run_execution(arn: str) -> None:
+    """Run an execution as its machine's role, from its start or on from where it was, and end it in time."""
+    execution = _sfn._executions[arn]
+    machine = _sfn._state_machines.get(execution["stateMachineArn"])
+    if machine is None:
+        _sfn._fail_execution(execution, "StateMachineDeleted", "The state machine no longer exists.")
+        return
+    # A redriven execution has the definition it was started with.
+    definition = execution.setdefault("_definition", json.loads(machine["definition"]))
+    progress = execution.setdefault("_progress", Progress())
+    given = json.loads(execution["input"])
+    context = execution.setdefault(
+        "_context",
+        {
+            "QueryLanguage": definition.get("QueryLanguage", "JSONPath"),
+            "Execution": {
+                "Id": arn,
+                "Input": given,
+                "Name": execution["name"],
+                "RoleArn": machine["roleArn"],
+                "StartTime": execution["startDate"],
+            },
+            "StateMachine": {"Id": execution["stateMachineArn"], "Name": machine["name"]},
+            "variables": {},
+        },
+    )
+    acting = role.set(machine["roleArn"])
+    seconds = definition.get("TimeoutSeconds", _LONGEST)
+    timer = threading.Timer(seconds, contextvars.copy_context().run, (_time_out, execution))
+    timer.daemon = True
+    if seconds < _LONGEST:
+        timer.start()
+    try:
+        finish(execution, lambda: walk(definition, given, execution, context, progress))
+    finally:
+        timer.cancel()
+        role.reset(acting)
 
-    def run(arn: str) -> None:
-        execution = _sfn._executions[arn]
-        machine = _sfn._state_machines.get(execution["stateMachineArn"], {})
-        acting = role.set(machine.get("roleArn", ""))
-        seconds = json.loads(machine.get("definition", "{}")).get("TimeoutSeconds", _LONGEST)
-        timer = threading.Timer(seconds, contextvars.copy_context().run, (_time_out, execution))
-        timer.daemon = True
-        if seconds < _LONGEST:
-            timer.start()
-        try:
-            original(arn)
-        finally:
-            timer.cancel()
-            role.reset(acting)
 
-    return run
+def finish(execution: Data, work: Callable[[], Any]) -> None:
+    """Do the ``work`` of an execution and end it with its output or failure, unless it was ended meanwhile."""
+    goes_on = attempt_of(execution)
+    try:
+        output = json.dumps(work())
+        if goes_on():
+            execution.update(status="SUCCEEDED", output=output, stopDate=_responses.now_iso())
+            _sfn._add_event(execution, "ExecutionSucceeded", {"executionSucceededEventDetails": {"output": output}})
+            _sfn._emit_execution_status_event(execution)
+    except Failure as failure:
+        if goes_on():
+            _sfn._fail_execution(execution, failure.error, failure.cause)
+    except Exception as error:
+        _logger.exception("The execution %s failed in the embedded AWS", execution["executionArn"])
+        if goes_on():
+            _sfn._fail_execution(execution, "States.Runtime", str(error))
 
 
 def _time_out(execution: Data) -> None:
@@ -120,12 +158,14 @@ _METRICS = {
 
 
 def _count(original: Callable[[Data], None]) -> Callable[[Data], None]:
-    """Count executions by state, where the emulator tells EventBridge about them.
+    """Count executions by state, where the emulator tells EventBridge about them; those of a Map Run are told by it.
 
     https://docs.aws.amazon.com/step-functions/latest/dg/procedure-cw-metrics.html
     """
 
     def emit(execution: Data) -> None:
+        if "mapRunArn" in execution:
+            return
         scope = _responses.get_account_id(), _responses.get_region()
         machine = {"StateMachineArn": execution["stateMachineArn"]}
         metrics.count("AWS/States", _METRICS[execution["status"]], machine, 1, "Count", *scope)
@@ -134,19 +174,8 @@ def _count(original: Callable[[Data], None]) -> Callable[[Data], None]:
     return emit
 
 
-def _fail_execution(original: Callable[..., None]) -> Callable[..., None]:
-    """An execution that was stopped or timed out stays so."""
-
-    def fail(execution: Data, error: str, cause: str) -> None:
-        if execution["status"] == "RUNNING":
-            original(execution, error, cause)
-
-    return fail
-
-
 emulator.patch(_sfn, "_start_execution", _start_execution)
 emulator.patch(_sfn, "_stop_execution", _stop_execution)
-emulator.patch(_sfn, "_run_execution", _run_execution)
+emulator.replace(_sfn, "_run_execution", _run_execution)
 emulator.patch(_sfn, "_add_event", _add_event)
 emulator.patch(_sfn, "_emit_execution_status_event", _count)
-emulator.patch(_sfn, "_fail_execution", _fail_execution)

@@ -29,6 +29,12 @@ _LOG_ACTIONS = (
 )
 
 
+_RULE_ACTIONS = ("events:PutTargets", "events:PutRule", "events:DescribeRule")
+_RULE = "StepFunctionsGetEventsForStepFunctionsExecutionRule"
+"""How a machine that waits for executions of another one hears of their end:
+https://docs.aws.amazon.com/step-functions/latest/dg/connect-stepfunctions.html"""
+
+
 def _refusal(data: Data) -> tuple[str, str] | None:
     """Return the error of a state machine that cannot be made, None if it can."""
     if "definition" in data and (problem := next(_problems(data["definition"]), None)):
@@ -43,6 +49,11 @@ def _refusal(data: Data) -> tuple[str, str] | None:
         if any(iam.denial(key, check, _responses.get_region()) for check in checks):
             message = "The state machine IAM Role is not authorized to access the Log Destination"
             return "AccessDeniedException", message
+    if role and ":::states:startExecution.sync" in data.get("definition", ""):
+        key = emulator.service_role_credentials(role, PRINCIPAL, "rule").access_key
+        rule = f"arn:aws:events:{_responses.get_region()}:{_responses.get_account_id()}:rule/{_RULE}"
+        if any(iam.denial(key, iam.Check(action, rule, {}), _responses.get_region()) for action in _RULE_ACTIONS):
+            return "AccessDeniedException", f"'{role}' is not authorized to create managed-rule."
     return None
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from local.aws import emulator
+from local.aws.stepfunctions import jobs
 from local.aws.stepfunctions.calls import CALLBACK, Data, Failure
 
 _sfn = emulator.module("services.stepfunctions")
@@ -124,15 +125,15 @@ def _attempt(state: State, raw_input: Any, execution: Data, context: Data, jsona
             effective = _sfn._apply_input_path(state, raw_input, context)
             arguments = _sfn._apply_parameters(state, effective, context)
         timeout, heartbeat = (
-            _seconds(state, field, raw_input, context, jsonata) for field in ("TimeoutSeconds", "HeartbeatSeconds")
+            number(state, field, raw_input, context, jsonata) for field in ("TimeoutSeconds", "HeartbeatSeconds")
         )
         return _run(resource, arguments, timeout, heartbeat, callback, execution)
     finally:
         _callbacks.pop(token, None)
 
 
-def _seconds(state: State, field: str, raw_input: Any, context: Data, jsonata: bool) -> float | None:
-    """Return the value of a field in seconds: a number, a JSONata expression, or a path in ``<field>Path``."""
+def number(state: State, field: str, raw_input: Any, context: Data, jsonata: bool) -> float | None:
+    """Return a field's number, None without one: a literal, a JSONata expression, or a path in ``<field>Path``."""
     if f"{field}Path" in state:
         found: float = _sfn._resolve_path_or_ctx(state[f"{field}Path"], raw_input, context)
         return found
@@ -169,7 +170,9 @@ def _run(
     ends = time.monotonic() + timeout if timeout is not None else None
     try:
         # An activity's timeout begins when a worker takes the task.
-        if callback or timeout is None or ":activity:" in resource:
+        if jobs.is_job(resource):
+            result = jobs.run(resource, arguments, ends, lambda: execution["status"] == "RUNNING")
+        elif callback or timeout is None or ":activity:" in resource:
             result = _sfn._invoke_resource(resource, arguments)
         else:
             result = _sfn._invoke_resource_with_timeout(resource, arguments, timeout)

@@ -4,7 +4,8 @@ The manifest is what the rest of a run reconciles against::
 
     {"events": good events without their copies, "duplicates": n, "malformed": n, "records": all that was sent,
      "retried": entries sent again, "shards": {shard id: {"last": sequence number, "records": n}},
-     "started_at": ISO, "finished_at": ISO, "truth": {totals of the scenario}}
+     "started_at": ISO, "finished_at": ISO, "truth": {totals of the scenario},
+     "malformed_again": malformed ones that may have arrived once more, because a call was repeated}
 
 A feed that is run again sends the same events again; they carry the same ids and change nothing within the consumers'
 dedupe window.
@@ -47,6 +48,7 @@ class Manifest:
     started_at: datetime
     finished_at: datetime
     truth: Mapping[str, Any]
+    malformed_again: int = 0
 
     def store(self, s3: S3Hook, address: str) -> dict[str, Any]:
         """Write the manifest to ``s3://bucket/key``; returns what XCom carries of it: its address and the counts."""
@@ -104,6 +106,7 @@ def feed(
         started_at=started_at,
         finished_at=datetime.now(UTC),
         truth=truth,
+        malformed_again=sent.malformed_again,
     )
 
 

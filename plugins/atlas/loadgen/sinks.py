@@ -56,16 +56,22 @@ class Shard:
 
 @dataclass
 class Sent:
-    """What was accepted: ``records`` in all, ``retried`` entries sent again, ``shards`` of a stream."""
+    """What was accepted: ``records`` in all, ``retried`` entries sent again, ``shards`` of a stream.
+
+    ``malformed_again`` of the damaged events may lie in the stream once more: the SDK repeated their call, perhaps
+    because its answer was lost, and then each of them is a record of its own again.
+    """
 
     records: int = 0
     retried: int = 0
+    malformed_again: int = 0
     shards: dict[str, Shard] = field(default_factory=dict)
 
     def add(self, other: Sent) -> None:
         """Add what another call sent."""
         self.records += other.records
         self.retried += other.retried
+        self.malformed_again += other.malformed_again
         for shard_id, shard in other.shards.items():
             self.shards.setdefault(shard_id, Shard()).add(shard.last, shard.records)
 
@@ -103,6 +109,8 @@ class KinesisSink:
     def _put(self, events: Sequence[Event], sent: Sent) -> Mapping[int, str]:
         records = [{"Data": event.data, "PartitionKey": event.key} for event in events]
         answer = self._client.put_records(StreamName=self.stream, Records=records)
+        repetitions = answer["ResponseMetadata"]["RetryAttempts"]
+        sent.malformed_again += repetitions * sum(event.malformed for event in events)
         refused = {}
         for index, record in enumerate(answer["Records"]):
             if "ErrorCode" in record:

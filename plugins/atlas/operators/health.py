@@ -21,8 +21,9 @@ MOST_COUNTED = 1000
 class CheckHealthOperator(BaseOperator):
     """Fail if an alarm rings, a dead-letter queue holds messages, a batch was given up or too much is quarantined.
 
-    Alarms are the metric alarms named ``<stack name>-...``. What is quarantined may be as much as the feed damaged,
-    plus what is tolerated; only what came since the feed began counts, or within ``look_back`` where nothing was fed.
+    Alarms are the metric alarms named ``<stack name>-...``. What is quarantined may be as much as the feed damaged, as
+    often as it may have arrived, plus what is tolerated; only what came since the feed began counts, or within
+    ``look_back`` where nothing was fed.
 
     Args:
         stack_name: name of the scenario's stack (templated).
@@ -102,7 +103,7 @@ class CheckHealthOperator(BaseOperator):
                 for url, depth in letters.items()
                 if depth
             ),
-            *self._findings_in_lake(numbers),
+            *self._findings_in_lake(numbers, again=fed.malformed_again if fed else 0),
         ]
         self.log.info("%s: %s", self.stack_name, numbers)
         if findings:
@@ -131,13 +132,13 @@ class CheckHealthOperator(BaseOperator):
             attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
             yield url, sum(int(attributes[name]) for name in names)
 
-    def _findings_in_lake(self, numbers: dict[str, Any]) -> Iterator[str]:
+    def _findings_in_lake(self, numbers: dict[str, Any], again: int) -> Iterator[str]:
         if numbers["failed"]:
             yield (
-                f"{numbers['failed']} batches below {', '.join(self.failed)} were given up: each object holds the error and the "
-                "records; mend the cause, then send the records again"
+                f"{numbers['failed']} batches below {', '.join(self.failed)} were given up: each object holds the "
+                "error and the records; mend the cause, then send the records again"
             )
-        allowed = numbers["malformed"] + int(self.tolerated_malformed)
+        allowed = numbers["malformed"] + again + int(self.tolerated_malformed)
         if numbers["quarantined"] > allowed:
             bucket, prefix = S3Hook.parse_s3_url(str(self.quarantine))
             yield (

@@ -1,4 +1,4 @@
-"""DynamoDB: reads cost what they read, every request counts in CloudWatch, and templates keep all settings of a table.
+"""What requests cost, in the answers that ask for it and in CloudWatch.
 
 Capacity is measured as billed (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html):
 reads by started 4 KB, half of it if eventually consistent and twice in a transaction. The emulator does the same for
@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextvars
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from local.aws import emulator, metrics
 
 _dynamodb = emulator.module("services.dynamodb")
-_provisioners = emulator.module("services.cloudformation.provisioners")
 _responses = emulator.module("core.responses")
 
 Data = dict[str, Any]
@@ -28,7 +27,8 @@ _LESS = {"NONE", "TOTAL"}
 READ_UNIT = 4096
 WRITE_UNIT = 1024
 
-# --- Capacity ----------------------------------------------------------------------------------------------------
+meters: list[Callable[[Mapping[str, str], str, float], None]] = []
+"""Told of every request: CloudWatch dimensions of the table or index, Read or Write, and the units used."""
 
 _evaluated: contextvars.ContextVar[int] = contextvars.ContextVar("evaluated", default=0)
 """The bytes that the query or scan in progress has read."""
@@ -111,6 +111,8 @@ def _publish(capacities: Iterable[Data], kind: str) -> None:
         for dimensions, used in parts:
             if used:
                 metrics.count("AWS/DynamoDB", metric, dimensions, used, "Count", account, region)
+                for meter in meters:
+                    meter(dimensions, kind, used)
 
 
 def _measure_refused_write(original: Handler) -> Handler:
@@ -193,74 +195,6 @@ def _cancelled(data: Data) -> Iterable[Data]:
             yield {"TableName": action["TableName"], "CapacityUnits": 2.0 * _units(size, WRITE_UNIT)}
 
 
-# --- Tables of a template ----------------------------------------------------------------------------------------
-
-
-def _create(original: Callable[..., Any]) -> Callable[..., Any]:
-    def create(logical: str, properties: Data, stack: str) -> Any:
-        name, attributes = original(logical, properties, stack)
-        _configure(name, {}, properties)
-        return name, attributes
-
-    return create
-
-
-def _update(original: Callable[..., Any]) -> Callable[..., Any]:
-    def update(physical: str, old: Data, new: Data, stack: str, logical: str | None = None) -> Any:
-        name, attributes = original(physical, old, new, stack, logical)
-        _configure(name, old if name == physical else {}, new)
-        return name, attributes
-
-    return update
-
-
-def _configure(name: str, old: Data, new: Data) -> None:
-    """Apply the settings of a table that the emulator's provisioner drops.
-
-    https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-dynamodb-table.html
-
-    Raises:
-        ValueError: DynamoDB refuses one of them.
-    """
-    table = _dynamodb._tables[name]
-    if new.get("BillingMode") == "PAY_PER_REQUEST":
-        table["ProvisionedThroughput"] = {"ReadCapacityUnits": 0, "WriteCapacityUnits": 0}
-    encryption = dict(new.get("SSESpecification") or {})
-    enabled = encryption.pop("SSEEnabled", False)
-    described = _dynamodb._sse_description_from_spec({**encryption, "Enabled": True}) if enabled else None
-    table["SSEDescription"] = described
-    before, after = old.get("TimeToLiveSpecification"), new.get("TimeToLiveSpecification")
-    if before != after:
-        wanted = after or {**(before or {}), "Enabled": False}
-        _require(_dynamodb._update_ttl({"TableName": name, "TimeToLiveSpecification": wanted}))
-    recovery = new.get("PointInTimeRecoverySpecification") or {"PointInTimeRecoveryEnabled": False}
-    _require(_dynamodb._update_continuous_backups({"TableName": name, "PointInTimeRecoverySpecification": recovery}))
-
-
-def _require(answer: Answer) -> None:
-    if answer[0] != 200:
-        raise ValueError(json.loads(answer[2])["message"])
-
-
-def _delete(original: Callable[..., Any]) -> Callable[..., Any]:
-    """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/WorkingWithTables.Basics.html"""
-
-    def delete(physical: str, properties: Data) -> Any:
-        table = _dynamodb._tables.get(physical)
-        if table and table.get("DeletionProtectionEnabled"):
-            raise ValueError(
-                "Resource cannot be deleted as it is currently protected against deletion. "
-                "Disable deletion protection first."
-            )
-        if table:
-            _dynamodb._tags.pop(table["TableArn"], None)
-        _dynamodb._ttl_settings.pop(physical, None)
-        _dynamodb._pitr_settings.pop(physical, None)
-        return original(physical, properties)
-
-    return delete
-
-
 emulator.patch(_dynamodb, "_paginate_evaluated_items", _measure_page)
 emulator.patch(_dynamodb, "_add_consumed_capacity", _measure)
 for _name in ("_put_item", "_update_item", "_delete_item"):
@@ -269,7 +203,3 @@ emulator.patch(_dynamodb, "_batch_get_item", lambda original: _measure_reads(ori
 emulator.patch(_dynamodb, "_transact_get_items", lambda original: _measure_reads(original, _transaction_keys))
 emulator.patch(_dynamodb, "_batch_write_item", _measure_writes)
 emulator.patch(_dynamodb, "_transact_write_items", _measure_writes)
-_handlers = _provisioners._RESOURCE_HANDLERS["AWS::DynamoDB::Table"]
-_handlers["create"] = _create(_handlers["create"])
-_handlers["update"] = _update(_handlers["update"])
-_handlers["delete"] = _delete(_handlers["delete"])
