@@ -4,10 +4,10 @@ VENV := .atlas/venv/airflow/bin
 ATLAS := $(VENV)/python -m local.launcher
 # A test file is one worker's: its tests share what they start and may follow on each other.
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-export DAG CONF ARGS
+export DAG CONF ARGS FAULTS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo run status logs down reset replay test test-full bench lint snapshots lock
+.PHONY: help setup up demo run status logs down reset replay test test-full bench soak capabilities lint package snapshots lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ up: setup  ## start the embedded AWS and Airflow (ports: ATLAS_AWS_PORT=4566 ATL
 demo: up  ## set up, start, run the finished scenarios, show their results
 	@$(ATLAS) demo
 
-run: up  ## run a scenario: make run DAG=s01_rds_sales_etl [CONF='{"source_uri": "./my-data"}']
+run: up  ## run a scenario: make run DAG=s01_rds_sales_etl [CONF='{"source_uri": "./my-data"}'] [FAULTS=storm]
 	@$(ATLAS) run
 
 replay: | $(VENV)/python  ## quarantined records: make replay ARGS="list --prefix s05_ecommerce_redshift/quarantine/"
@@ -44,6 +44,12 @@ test-full: setup  ## all tests with large loads
 bench: setup  ## measure the scenarios
 	@$(VENV)/python -m local.bench
 
+soak: setup  ## scenarios in a storm of faults for SOAK_SECONDS=600: nothing lost, nothing leaked
+	@$(VENV)/python -m local.soak
+
+capabilities: setup  ## write the table of docs/embedded-aws.md from the conformance tests
+	@$(VENV)/python -m local.capabilities
+
 lint: setup  ## ruff, mypy, cfn-lint
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
@@ -51,6 +57,9 @@ lint: setup  ## ruff, mypy, cfn-lint
 	@for functions in include/lambdas/*/; do \
 	  (cd $$functions && $(CURDIR)/$(VENV)/mypy --config-file $(CURDIR)/pyproject.toml .) || exit 1; done
 	@$(VENV)/cfn-lint include/templates/*.yaml deploy/*.yaml
+
+package: setup  ## build dist/ for Amazon MWAA and try it there as MWAA would (PYTHON312=/path/to/python3.12)
+	@PYTHONPATH=plugins $(VENV)/python -m deploy.package
 
 snapshots: setup  ## record the DAGs' graphs for review
 	@$(VENV)/python -m pytest tests/dags --update-snapshots

@@ -27,8 +27,8 @@ fails at the end and says so. Bad data in the source: the gate names rows, nothi
 again once they are mended. A dead job or function: clear the task; every step overwrites its own output.
 
 **Security.** Database and functions in private subnets, TLS to the database, an owner and a read-only user with
-secrets of their own, every role confined to its prefixes below a permissions boundary. **PII.** Customer numbers
-only.
+secrets of their own that are rotated, every role confined to its prefixes below a permissions boundary. **PII.**
+Customer numbers only.
 
 **Cost.** db.t4g.micro about 0.016 USD an hour while the stack is up (removed after the run by default); two Glue runs
 of 2 DPU, at least a minute each, about 0.03 USD a run; Athena 5 USD per TB scanned.

@@ -65,16 +65,17 @@ class VirtualEnvironment:
 
 AIRFLOW = VirtualEnvironment("Airflow", layout.AIRFLOW_VENV, layout.REPOSITORY / "requirements.lock")
 AWS = VirtualEnvironment("Embedded AWS", layout.AWS_VENV, layout.REPOSITORY / "local" / "requirements.lock")
+CHECKOV = VirtualEnvironment("Checkov", layout.HOME / "venv" / "checkov", layout.REPOSITORY / "local" / "checkov.lock")
 
 
-def ensure() -> None:
+def ensure(wanted: Sequence[VirtualEnvironment] = (AIRFLOW, AWS)) -> None:
     """Install what is missing below ``.atlas``; without anything to do it takes a fraction of a second.
 
     Raises:
         LauncherError: this Python or machine cannot hold the environments, or an installation failed.
     """
     check_python(sys.version_info[:2])
-    missing = [environment for environment in (AIRFLOW, AWS) if not environment.ready()]
+    missing = [environment for environment in wanted if not environment.ready()]
     if missing:
         check_machine()
         say("Setting up in .atlas, this takes some minutes the first time")
@@ -88,13 +89,26 @@ def ensure() -> None:
     _ensure_spark()
 
 
+def ensure_checkov() -> Path:
+    """Return the program checkov. Its packages are others than Airflow's, and only those who test need them.
+
+    Raises:
+        LauncherError: a package could not be had.
+    """
+    if not CHECKOV.ready():
+        make_installer()
+        CHECKOV.create()
+        shutil.rmtree(CACHE, ignore_errors=True)
+    return CHECKOV.folder / "bin" / "checkov"
+
+
 LAMBDA_WHEELS = (
     ("--python-version", "3.12", "--platform", "manylinux2014_x86_64"),
     ("--python-version", "3.12", "--platform", "manylinux2014_aarch64"),
 )
 """Options for the wheels of a layer: those for Lambda's Python on both its architectures."""
 OWN_WHEELS: tuple[str, ...] = ()
-"""Options for the wheels that fit this machine."""
+"""Options for the wheels that fit the embedded AWS, which runs functions in its own interpreter."""
 
 VOLATILE = ("bin", "*.dist-info/INSTALLER", "*.dist-info/RECORD", "*.dist-info/REQUESTED")
 """What an installer adds to the wheels: it names this machine's paths and tools, and no layer needs it."""
@@ -137,7 +151,7 @@ def fill_layer(requirements: Path, folder: Path, wheels: Sequence[Sequence[str]]
         for number, options in enumerate(wheels):
             unpacked = Path(scratch, str(number))
             only = ("--only-binary", ":all:", "--no-deps", "--no-compile", *options)
-            _pip(layout.AIRFLOW_VENV, *only, "--target", str(unpacked), "-r", str(requirements))
+            _pip(layout.AWS_VENV, *only, "--target", str(unpacked), "-r", str(requirements))
             shutil.copytree(unpacked, folder, dirs_exist_ok=True)
             if not any(unpacked.rglob("*.so")):
                 break  # pure Python is the same everywhere

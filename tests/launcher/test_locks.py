@@ -8,7 +8,7 @@ import pytest
 
 from local.launcher import environments, layout, lock
 
-LOCKS = (environments.AIRFLOW.lock, environments.AWS.lock)
+LOCKS = (environments.AIRFLOW.lock, environments.AWS.lock, environments.CHECKOV.lock)
 
 with_image = pytest.mark.skipif(
     not (lock.CONSTRAINTS.is_file() and lock.IMAGE.is_file()),

@@ -162,7 +162,8 @@ def test_a_letter_without_partition_key_is_not_for_a_stream(bench: Bench, capsys
     assert len(bench.left) == 1
 
 
-GOOD = {"key": "k", "reason": "r", "partition_key": "p", "arrived_at": datetime.now(UTC).isoformat(), "position": {}, "text": "t"}
+NOW = datetime.now(UTC).isoformat()
+GOOD = {"key": "k", "reason": "r", "partition_key": "p", "arrived_at": NOW, "position": {}, "text": "t"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import csv
 import gzip
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -44,8 +45,8 @@ def first(scenarios: Scenarios) -> Run:
 def source(scenarios: Scenarios) -> Iterator[psycopg.Connection[Any]]:
     """A connection to the sales source, as its owner."""
     (instance,) = scenarios.client("rds").describe_db_instances(DBInstanceIdentifier=f"{STACK}-source")["DBInstances"]
-    secret = scenarios.client("secretsmanager").get_secret_value(SecretId=f"{STACK}-owner")["SecretString"]
-    endpoint, owner = instance["Endpoint"], json.loads(secret)
+    secret = scenarios.client("secretsmanager").get_secret_value(SecretId=instance["MasterUserSecret"]["SecretArn"])
+    endpoint, owner = instance["Endpoint"], json.loads(secret["SecretString"])
     with psycopg.connect(
         host=endpoint["Address"],
         port=endpoint["Port"],
@@ -126,6 +127,18 @@ def test_a_second_run_has_nothing_to_do(scenarios: Scenarios, first: Run, notice
     assert again.tasks["transform"] == {"skipped"}
     assert scenarios.objects(f"{STEM}/published/") == before
     assert [subject for subject in subjects(scenarios, notices) if "SUCCESS" in subject.upper()]
+
+
+def test_the_readers_password_is_rotated(scenarios: Scenarios, first: Run) -> None:
+    """Runs that follow read with the new one."""
+    secrets = scenarios.client("secretsmanager")
+    before = secrets.get_secret_value(SecretId=f"{STACK}-reader")["VersionId"]
+    version = secrets.rotate_secret(SecretId=f"{STACK}-reader")["VersionId"]
+    deadline = time.monotonic() + 30
+    while secrets.get_secret_value(SecretId=f"{STACK}-reader")["VersionId"] == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert secrets.get_secret_value(SecretId=f"{STACK}-reader")["VersionId"] == version
 
 
 @pytest.fixture(scope="module")

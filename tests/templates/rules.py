@@ -57,6 +57,7 @@ ENCRYPTED = {
     "AWS::KinesisFirehose::DeliveryStream": (
         "ExtendedS3DestinationConfiguration.EncryptionConfiguration.KMSEncryptionConfig.AWSKMSKeyARN"
     ),
+    "AWS::Logs::LogGroup": "KmsKeyId",
     "AWS::RDS::DBInstance": "KmsKeyId",
     "AWS::RedshiftServerless::Namespace": "KmsKeyId",
     "AWS::SNS::Topic": "KmsMasterKeyId",
@@ -69,6 +70,29 @@ QUEUE_SECONDS = 1_209_600
 """The longest a queue can keep a message:
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html"""
 
+MANAGED_PASSWORD = {
+    "AWS::RDS::DBInstance": "ManageMasterUserPassword",
+    "AWS::RDS::DBCluster": "ManageMasterUserPassword",
+    "AWS::Redshift::Cluster": "ManageMasterPassword",
+    "AWS::RedshiftServerless::Namespace": "ManageAdminPassword",
+}
+"""The property by which a database's service makes, keeps and rotates the administrator's password."""
+
+DEAD_LETTERS = {
+    "AWS::SNS::Subscription": "RedrivePolicy.deadLetterTargetArn",
+    "AWS::Scheduler::Schedule": "Target.DeadLetterConfig.Arn",
+}
+"""Where a resource that sends something on names the queue for what cannot be delivered."""
+
+PRIVATE = ("AWS::RDS::DBInstance", "AWS::Redshift::Cluster", "AWS::RedshiftServerless::Workgroup")
+"""What can have an address in the internet."""
+
+POLLED = ("DynamoDB", "Kinesis", "SQS")
+"""Events of a function for which SAM makes an event source mapping."""
+ANSWERED = ("Api", "HttpApi")
+"""Events of a function whose sender waits for the answer."""
+
+ANYWHERE = ("0.0.0.0/0", "::/0")
 ANYTHING = re.compile(r"(arn:[^:]*:[^:]*:[^:]*:[^:]*:)?\*")
 ACCOUNT_ROOT = {"AWS": {"Fn::Sub": "arn:${AWS::Partition}:iam::${AWS::AccountId}:root"}}
 
@@ -207,6 +231,73 @@ def sources_are_read_to_the_end(template: Template) -> Iterator[str]:
             yield f"{name}: what is given up is lost, no bucket takes it"
 
 
+def what_is_not_delivered_is_kept(template: Template) -> Iterator[str]:
+    """Nobody waits for the answer of an asynchronous delivery, so a failed one must leave a letter."""
+    for kind, path in DEAD_LETTERS.items():
+        for name, body in resources(template, kind).items():
+            if not _inside(properties(body), path):
+                yield f"{name}: what it cannot deliver is lost, no {path}"
+    for name, rule in resources(template, "AWS::Events::Rule").items():
+        for target in properties(rule).get("Targets", []):
+            if not _inside(target, "DeadLetterConfig.Arn"):
+                yield f"{name} {target['Id']}: what it cannot deliver is lost, no DeadLetterConfig.Arn"
+    shared = template.get("Globals", {}).get("Function", {})
+    for name, function in resources(template, "AWS::Serverless::Function").items():
+        settings = shared | properties(function)
+        pushed = [event for event, body in settings.get("Events", {}).items() if body["Type"] not in POLLED + ANSWERED]
+        kept = settings.get("DeadLetterQueue") or _inside(settings, "EventInvokeConfig.DestinationConfig.OnFailure")
+        yield from (f"{name} {event}: a call that fails is lost" for event in pushed if not kept)
+
+
+def passwords_change(template: Template) -> Iterator[str]:
+    """Of databases, by their service; other secrets by a rotation schedule.
+
+    https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotating-secrets.html
+    """
+    for kind, managed in MANAGED_PASSWORD.items():
+        for name, database in resources(template, kind).items():
+            if properties(database).get(managed) is not True:
+                yield f"{name}: {managed} is not set, so its administrator's password stays the same"
+    schedules = resources(template, "AWS::SecretsManager::RotationSchedule").values()
+    rotated = {properties(schedule)["SecretId"].get("Ref") for schedule in schedules}
+    for name in resources(template, "AWS::SecretsManager::Secret").keys() - rotated:
+        yield f"{name}: nothing rotates it"
+
+
+def nothing_is_public(template: Template) -> Iterator[str]:
+    for name, body in resources(template, *PRIVATE).items():
+        if properties(body).get("PubliclyAccessible") is not False:
+            yield f"{name}: does not say that it is not public"
+    for name, group in resources(template, "AWS::EC2::SecurityGroup").items():
+        if any(_is_anywhere(rule) for rule in properties(group).get("SecurityGroupIngress", [])):
+            yield f"{name}: lets anybody in"
+    for name, rule in resources(template, "AWS::EC2::SecurityGroupIngress").items():
+        if _is_anywhere(properties(rule)):
+            yield f"{name}: lets anybody in"
+    for name, permission in resources(template, "AWS::Lambda::Permission").items():
+        if not properties(permission).keys() & {"SourceArn", "SourceAccount"}:
+            yield f"{name}: lets the service call on behalf of any account"
+    for name, function in resources(template, "AWS::Serverless::Function", "AWS::Lambda::Url").items():
+        address = properties(function).get("FunctionUrlConfig", properties(function))
+        if address.get("AuthType") == "NONE":
+            yield f"{name}: has an address that anybody can call"
+
+
+def functions_can_read_their_settings(template: Template) -> Iterator[str]:
+    """They are encrypted with the project's key, so a function whose role may not use it does not start.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars-encryption.html
+    """
+    shared = template.get("Globals", {}).get("Function", {})
+    readers = {statement.resource for statement in _allowing(template) if "kms:Decrypt" in statement.actions}
+    for name, function in resources(template, *FUNCTIONS).items():
+        settings = shared | properties(function)
+        if "KmsKeyArn" not in settings:
+            yield f"{name}: its settings are not encrypted by KmsKeyArn"
+        if _logical_id(settings.get("Role")) not in readers:
+            yield f"{name}: its role may not decrypt its settings"
+
+
 def workflows_keep_a_log(template: Template) -> Iterator[str]:
     for name, machine in resources(template, "AWS::Serverless::StateMachine").items():
         logging = properties(machine).get("Logging", {})
@@ -246,6 +337,10 @@ RULES = (
     log_groups_are_emptied,
     tables_can_be_restored,
     queues_have_dead_letters,
+    what_is_not_delivered_is_kept,
+    passwords_change,
+    nothing_is_public,
+    functions_can_read_their_settings,
     sources_are_read_to_the_end,
     workflows_keep_a_log,
     alarms_tell_somebody,
@@ -273,6 +368,10 @@ def _is_default_key_policy(statement: Statement) -> bool:
     )
 
 
+def _is_anywhere(rule: dict[str, Any]) -> bool:
+    return rule.get("CidrIp") in ANYWHERE or rule.get("CidrIpv6") in ANYWHERE
+
+
 def _bucket_policies(template: Template) -> list[dict[str, Any]]:
     return list(resources(template, "AWS::S3::BucketPolicy").values())
 
@@ -296,7 +395,7 @@ def _mappings(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, function in resources(template, "AWS::Serverless::Function").items():
         for event, body in properties(function).get("Events", {}).items():
             source = body["Properties"].get("Stream") or body["Properties"].get("Queue")
-            if body["Type"] in ("DynamoDB", "Kinesis", "SQS"):
+            if body["Type"] in POLLED:
                 yield f"{name} {event}", {"EventSourceArn": source, **body["Properties"]}
 
 

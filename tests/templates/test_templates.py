@@ -76,14 +76,22 @@ def function(name: str = "load", **properties: Any) -> dict[str, Any]:
     """Return a function."""
     return {
         "Type": "AWS::Serverless::Function",
-        "Properties": {"FunctionName": {"Fn::Sub": f"${{AWS::StackName}}-{name}"}, "Role": "arn", **properties},
+        "Properties": {
+            "FunctionName": {"Fn::Sub": f"${{AWS::StackName}}-{name}"},
+            "KmsKeyArn": "key",
+            "Role": {"Fn::GetAtt": ["Reader", "Arn"]},
+            **properties,
+        },
     }
 
 
 def log_group(name: str = "load", **properties: Any) -> dict[str, Any]:
     """Return the log group of such a function."""
-    group = {"LogGroupName": {"Fn::Sub": f"/aws/lambda/${{AWS::StackName}}-{name}"}, "RetentionInDays": 30}
-    return {"Type": "AWS::Logs::LogGroup", "Properties": group | properties}
+    named = {"LogGroupName": {"Fn::Sub": f"/aws/lambda/${{AWS::StackName}}-{name}"}}
+    return {
+        "Type": "AWS::Logs::LogGroup",
+        "Properties": {**named, "RetentionInDays": 30, "KmsKeyId": "key", **properties},
+    }
 
 
 def bucket(**properties: Any) -> dict[str, Any]:
@@ -163,6 +171,34 @@ def alarm(**properties: Any) -> dict[str, Any]:
     return {"Type": "AWS::CloudWatch::Alarm", "Properties": sound | properties}
 
 
+def database(**properties: Any) -> dict[str, Any]:
+    """Return a database nobody reaches and nobody knows the password of, but for ``properties``."""
+    sound = {"KmsKeyId": "key", "ManageMasterUserPassword": True, "PubliclyAccessible": False}
+    return {"Type": "AWS::RDS::DBInstance", "Properties": sound | properties}
+
+
+def secret() -> dict[str, Any]:
+    """Return a secret."""
+    return {"Type": "AWS::SecretsManager::Secret", "Properties": {"KmsKeyId": "key"}}
+
+
+def rule_with(**target: Any) -> dict[str, Any]:
+    """Return an event rule with a target whose undelivered events are kept, but for ``target``."""
+    sound = {"Id": "one", "Arn": "arn", "DeadLetterConfig": {"Arn": "dead"}}
+    return {"Type": "AWS::Events::Rule", "Properties": {"Targets": [sound | target]}}
+
+
+def permission() -> dict[str, Any]:
+    """Return the permission of one secret's rotation to call a function."""
+    sound = {"Principal": "secretsmanager.amazonaws.com", "SourceArn": {"Ref": "Login"}}
+    return {"Type": "AWS::Lambda::Permission", "Properties": sound}
+
+
+def ingress(**properties: Any) -> dict[str, Any]:
+    """Return a security group that lets this in."""
+    return {"Type": "AWS::EC2::SecurityGroup", "Properties": {"SecurityGroupIngress": [properties]}}
+
+
 def boundary(*actions: str) -> Template:
     """Return a boundary of these actions."""
     body = {"PolicyDocument": policy(Action=list(actions))}
@@ -183,6 +219,13 @@ SOUND = template(
     Messages=mapping(EventSourceArn={"Fn::GetAtt": ["Queue", "Arn"]}, StartingPosition=None),
     Workflow=workflow(),
     Alarm=alarm(),
+    Reader=role(Action="kms:Decrypt", Resource="key"),
+    Database=database(),
+    Login=secret(),
+    Rotation={"Type": "AWS::SecretsManager::RotationSchedule", "Properties": {"SecretId": {"Ref": "Login"}}},
+    Rotates=permission(),
+    Rule=rule_with(),
+    Inside=ingress(CidrIp="10.0.0.0/8"),
 )
 
 
@@ -418,6 +461,74 @@ def test_a_sound_template_keeps_the_rule(rule: Rule) -> None:
             {"F": function(Events={"Q": {"Type": "SQS", "Properties": {"Queue": {"Fn::GetAtt": ["Q", "Arn"]}}}})},
             "F Q: a failed record",
             id="mapping made by SAM",
+        ),
+        pytest.param(
+            rules.what_is_not_delivered_is_kept, {"R": rule_with(DeadLetterConfig=None)}, "R one: what", id="event rule"
+        ),
+        *(
+            pytest.param(rules.what_is_not_delivered_is_kept, {"X": {"Type": kind}}, "X: what it", id=f"{kind} loses")
+            for kind in rules.DEAD_LETTERS
+        ),
+        pytest.param(
+            rules.what_is_not_delivered_is_kept,
+            {"F": function(Events={"Files": {"Type": "S3", "Properties": {}}})},
+            "F Files: a call that fails is lost",
+            id="event of a function",
+        ),
+        pytest.param(rules.passwords_change, {"S": secret()}, "S: nothing rotates", id="secret for ever"),
+        pytest.param(
+            rules.passwords_change,
+            {
+                "S": secret(),
+                "R": {"Type": "AWS::SecretsManager::RotationSchedule", "Properties": {"SecretId": {"Ref": "Other"}}},
+            },
+            "S: nothing rotates",
+            id="another secret's rotation",
+        ),
+        *(
+            pytest.param(rules.passwords_change, {"D": {"Type": kind}}, "D: Manage", id=f"{kind}, own password")
+            for kind in rules.MANAGED_PASSWORD
+        ),
+        *(
+            pytest.param(rules.nothing_is_public, {"D": {"Type": kind}}, "D: does not say", id=f"{kind} may be public")
+            for kind in rules.PRIVATE
+        ),
+        pytest.param(
+            rules.nothing_is_public, {"D": database(PubliclyAccessible=True)}, "D: does not say", id="public database"
+        ),
+        pytest.param(
+            rules.nothing_is_public, {"G": ingress(CidrIp="0.0.0.0/0")}, "G: lets anybody in", id="open group"
+        ),
+        pytest.param(rules.nothing_is_public, {"G": ingress(CidrIpv6="::/0")}, "G: lets anybody in", id="open by IPv6"),
+        pytest.param(
+            rules.nothing_is_public,
+            {"I": {"Type": "AWS::EC2::SecurityGroupIngress", "Properties": {"CidrIp": "0.0.0.0/0"}}},
+            "I: lets anybody in",
+            id="rule of an open group",
+        ),
+        pytest.param(
+            rules.nothing_is_public,
+            {"P": {"Type": "AWS::Lambda::Permission"}},
+            "any account",
+            id="permission for any account",
+        ),
+        pytest.param(
+            rules.nothing_is_public,
+            {"F": function(FunctionUrlConfig={"AuthType": "NONE"})},
+            "F: has an address",
+            id="open function",
+        ),
+        pytest.param(
+            rules.functions_can_read_their_settings,
+            {"F": {"Type": "AWS::Serverless::Function", "Properties": {}}},
+            "not encrypted",
+            id="settings in the clear",
+        ),
+        pytest.param(
+            rules.functions_can_read_their_settings,
+            {"F": function(), "Reader": role()},
+            "F: its role may not decrypt",
+            id="role without the key",
         ),
         pytest.param(rules.workflows_keep_a_log, {"W": workflow(Level="OFF")}, "no log", id="workflow without a log"),
         pytest.param(

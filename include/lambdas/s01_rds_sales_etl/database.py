@@ -13,19 +13,19 @@ import pg8000.native
 _secrets = boto3.client("secretsmanager")
 
 
-def read_secret(arn: str) -> dict[str, Any]:
-    """Return the credentials in secret ``arn``: ``username`` and ``password``."""
-    secret: dict[str, Any] = json.loads(_secrets.get_secret_value(SecretId=arn)["SecretString"])
+def read_secret(arn: str, **version: str) -> dict[str, Any]:
+    """Return ``username`` and ``password`` in secret ``arn``, in its current version unless told otherwise."""
+    secret: dict[str, Any] = json.loads(_secrets.get_secret_value(SecretId=arn, **version)["SecretString"])
     return secret
 
 
-def connect(secret_arn: str) -> pg8000.native.Connection:
-    """Open a TLS connection to the source as the user in ``secret_arn``.
+def connect(secret_arn: str, **version: str) -> pg8000.native.Connection:
+    """Open a TLS connection to the source as the user in ``secret_arn``, in its current version unless told otherwise.
 
     The connection is encrypted without checking the server's name, which is what RDS for PostgreSQL asks for by
     default (``sslmode=require``); who can reach the server is decided by its security group.
     """
-    secret = read_secret(secret_arn)
+    secret = read_secret(secret_arn, **version)
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

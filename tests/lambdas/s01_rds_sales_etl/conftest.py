@@ -49,6 +49,7 @@ class Source:
         self.owner = self.connect()
         self.load_source: ModuleType = importlib.import_module("load_source")
         self.plan_extraction: ModuleType = importlib.import_module("plan_extraction")
+        self.rotate_reader: ModuleType = importlib.import_module("rotate_reader")
 
     def load(self, name: str, content: bytes, **options: Any) -> dict[str, Any]:
         """Load one file and return what became of it."""
@@ -142,7 +143,8 @@ def running_source(aws: Aws) -> Iterator[Source]:
         }.items():
             patch.setenv(name, value)
         source = Source(aws, address)
-        patch.setattr(importlib.import_module("database"), "_secrets", secrets)
+        for module in (importlib.import_module("database"), source.rotate_reader):
+            patch.setattr(module, "_secrets", secrets)
         patch.setattr(source.load_source, "_s3", source.s3)
         source.load_all({})  # makes the tables
         with source.owner:

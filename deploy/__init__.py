@@ -1,0 +1,1 @@
+"""Brings Atlas to Amazon MWAA."""
