@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,24 @@ class Aws:
         )
 
 
-@pytest.fixture(scope="session")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
-    """An embedded AWS on a free port, with IAM enforced, for the whole test session.
+@contextmanager
+def embedded_aws(state: Path, **settings: Any) -> Iterator[Aws]:
+    """Start an embedded AWS on a free port, with IAM enforced and ``settings`` in its environment, and stop it.
 
     ``ATLAS_BARE=1`` takes the emulator as it comes, for the comparison of ``make capabilities``.
     """
-    state: Path = tmp_path_factory.mktemp("embedded-aws")
-    running = embedded.start(state, embedded.free_port(), bare="ATLAS_BARE" in os.environ)
+    running = embedded.start(state, embedded.free_port(), bare="ATLAS_BARE" in os.environ, **settings)
     try:
         yield Aws(running)
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
+    """An embedded AWS for the whole test session; who changes it for everybody starts one of its own."""
+    with embedded_aws(tmp_path_factory.mktemp("embedded-aws")) as running:
+        yield running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from local.launcher import LauncherError, clock, embedded
+from local.launcher import LauncherError, clock
 from tests.conformance.event_sources import READ_STREAM, Probe
 from tests.conformance.test_iam import ACCOUNT, allow, arn, role, unique
-from tests.conftest import Aws
+from tests.conftest import Aws, embedded_aws
 
 DAY = 86_400
 PATIENCE_SECONDS = 20.0
@@ -22,11 +21,8 @@ PATIENCE_SECONDS = 20.0
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     """A server of its own: its clock is everybody's."""
-    running = embedded.start(tmp_path_factory.mktemp("clock"), embedded.free_port(), bare="ATLAS_BARE" in os.environ)
-    try:
-        yield Aws(running)
-    finally:
-        running.stop()
+    with embedded_aws(tmp_path_factory.mktemp("clock")) as running:
+        yield running
 
 
 def eventually(look: Callable[[], Any]) -> Any:

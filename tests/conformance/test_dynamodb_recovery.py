@@ -6,7 +6,6 @@ import base64
 import gzip
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,12 +16,12 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from local.launcher import clock, embedded, layout
+from local.launcher import clock, layout
 from tests.conformance.event_sources import READ_CHANGES, Probe, eventually
 from tests.conformance.test_cloudformation import create, failures, resource, settled, template
 from tests.conformance.test_dynamodb import ATTRIBUTES, KEYS, item, key, table
 from tests.conformance.test_iam import allow, arn, denied, unique, user
-from tests.conftest import Aws
+from tests.conftest import Aws, embedded_aws
 
 RECOVERY = {"PointInTimeRecoveryEnabled": True}
 
@@ -30,16 +29,8 @@ RECOVERY = {"PointInTimeRecoveryEnabled": True}
 @pytest.fixture(scope="module")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     """An embedded AWS of its own, whose clock may be moved and which exports short periods."""
-    running = embedded.start(
-        tmp_path_factory.mktemp("dynamodb"),
-        embedded.free_port(),
-        bare="ATLAS_BARE" in os.environ,
-        ATLAS_DYNAMODB_EXPORT_SECONDS="1",
-    )
-    try:
-        yield Aws(running)
-    finally:
-        running.stop()
+    with embedded_aws(tmp_path_factory.mktemp("dynamodb"), ATLAS_DYNAMODB_EXPORT_SECONDS="1") as running:
+        yield running
 
 
 @pytest.fixture

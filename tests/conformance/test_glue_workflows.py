@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,11 +13,18 @@ from local.launcher import control
 from tests.conformance.test_cloudformation import create, resource, settled, template
 from tests.conformance.test_glue import FINAL, Glue, until
 from tests.conformance.test_iam import allow, denied, role, user
-from tests.conftest import Aws
+from tests.conftest import Aws, embedded_aws
 
 FAILS = "raise SystemExit('broken')"
 TELLS = "import sys; print(' '.join(sys.argv[1:]))"
 SLEEPS = "import time; time.sleep(600)"
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
+    """An embedded AWS of its own: its clock is everybody's."""
+    with embedded_aws(tmp_path_factory.mktemp("glue")) as running:
+        yield running
 
 
 class Work(Glue):

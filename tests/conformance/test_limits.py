@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +11,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from local.launcher import embedded
 from tests.conformance.test_iam import unique
-from tests.conftest import Aws
+from tests.conftest import Aws, embedded_aws
 
 EXCEEDED = "ProvisionedThroughputExceededException"
 METRIC_SECONDS = 10.0
@@ -23,12 +21,8 @@ METRIC_SECONDS = 10.0
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     """A server of its own: limits hold for all of it."""
-    state = tmp_path_factory.mktemp("limited")
-    running = embedded.start(state, embedded.free_port(), bare="ATLAS_BARE" in os.environ, ATLAS_LIMITS="1")
-    try:
-        yield Aws(running)
-    finally:
-        running.stop()
+    with embedded_aws(tmp_path_factory.mktemp("limited"), ATLAS_LIMITS="1") as running:
+        yield running
 
 
 @pytest.fixture
