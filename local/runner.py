@@ -92,6 +92,7 @@ class Scenarios:
         from airflow.utils.db import initdb
 
         self.client = client
+        self.endpoint = endpoint
         initdb()
         key = bootstrap.bootstrap(client, layout.ENVIRONMENT)
         os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = airflow.connection(endpoint, key)

@@ -1,4 +1,4 @@
-"""The commands a user types, with Airflow's real scheduler, triggerer and REST API: one run of each kind of scenario.
+"""The commands a user types, with Airflow's real scheduler, triggerer and REST API: a run of each streaming kind.
 
 The tests share one laptop, in this order: up, runs, a review that people answer, down.
 """
@@ -34,7 +34,6 @@ def api(command: Command) -> Api:
 @pytest.mark.parametrize(
     ("stem", "conf", "title"),
     [
-        ("s01_rds_sales_etl", {"orders": 100}, "Sales from RDS to the lake"),
         ("s05_ecommerce_redshift", {"events": 100}, "Transactions in the warehouse"),
         ("s27_idempotent_consumer", {"events": 50}, "Idempotent message processing"),
     ],
