@@ -62,7 +62,9 @@ def latency(client: Client, stack: str) -> dict[str, float]:
                 page = streams.get_records(ShardIterator=cursor)
                 cursors[number] = page["NextShardIterator"]
                 for record in page["Records"]:
-                    seen.setdefault(record["dynamodb"]["Keys"]["pk"]["S"].removeprefix("outcome#"), time.monotonic())
+                    key = record["dynamodb"]["Keys"]["pk"]["S"]
+                    if key.startswith("outcome#"):
+                        seen.setdefault(key.removeprefix("outcome#"), time.monotonic())
             time.sleep(0.005)
 
     watcher = threading.Thread(target=watch)
