@@ -39,7 +39,8 @@ RETAIL = layout.REPOSITORY.parent / "shared" / "data" / "retail"
 FULL = os.environ.get("ATLAS_TEST_SIZE") == "full"
 EVENTS, SEED = (50_000 if FULL else 1_000), 7
 CRASH_PERCENT = 5 if FULL else 40
-"""A small load takes a handful of invocations: with fewer crashes there might be none."""
+RATE = None if FULL else 300
+"""A small load takes a handful of invocations, more if it takes its time: with fewer crashes there might be none."""
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,8 @@ def truth() -> Shop:
 
 @pytest.fixture(scope="module")
 def first(scenarios: Scenarios) -> Run:
-    return scenarios.run(
-        STEM, events=EVENTS, seed=SEED, duplicates_percent=10, malformed_percent=1, crash_percent=CRASH_PERCENT
-    )
+    disturbed = {"duplicates_percent": 10, "malformed_percent": 1, "crash_percent": CRASH_PERCENT}
+    return scenarios.run(STEM, events=EVENTS, seed=SEED, rate=RATE, **disturbed)
 
 
 def admin_secret(scenarios: Scenarios) -> str:
