@@ -15,19 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 
-from atlas.loadgen.retail import CENT
+from atlas.loadgen.retail import CENT, HEADER
 
 RATES_COLUMNS = {"Currency", "RateDate", "Rate"}
-SALES_COLUMNS = {
-    "InvoiceNo",
-    "StockCode",
-    "Description",
-    "Quantity",
-    "InvoiceDate",
-    "UnitPrice",
-    "CustomerID",
-    "Country",
-}
+SALES_COLUMNS = set(HEADER) - {"Currency"}
 CATEGORIES = {
     "light": ("LIGHT", "LANTERN", "CANDLE", "LAMP"),
     "kitchen": ("MUG", "CUP", "TEA", "CAKE", "PLATE", "BOWL", "GLASS", "JAR", "SPOON", "TRAY"),
