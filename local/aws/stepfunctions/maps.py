@@ -19,7 +19,7 @@ from local.aws.stepfunctions import items, results
 from local.aws.stepfunctions.calls import Data, Failure, require
 from local.aws.stepfunctions.executions import finish
 from local.aws.stepfunctions.redrive import restart
-from local.aws.stepfunctions.tasks import State, number, release
+from local.aws.stepfunctions.tasks import State, number, release, succeeded
 from local.aws.stepfunctions.walk import Progress, here, walk
 
 _sfn = emulator.module("services.stepfunctions")
@@ -170,13 +170,8 @@ def _run_distributed_map(
         raise
     record.update(status="SUCCEEDED" if execution["status"] == "RUNNING" else "ABORTED", stopDate=_responses.now_iso())
     _tell(execution, record["status"].capitalize(), record)
-    if _sfn._state_query_language(state, context) == "JSONata":
-        output = _sfn._apply_jsonata_output(state, raw_input, context, result=result, default=result)
-        _sfn._apply_state_assign(state, raw_input, context, result=result)
-    else:
-        output = _sfn._apply_result_path(state, raw_input, _sfn._apply_result_selector(state, result))
-        output = _sfn._apply_output_path(state, output, context)
-    return output, _sfn._next_or_end(state)
+    jsonata = _sfn._state_query_language(state, context) == "JSONata"
+    return succeeded(state, raw_input, result, context, jsonata)
 
 
 def _new(state: State, raw_input: Any, effective: Any, processor: Data, execution: Data, context: Data) -> _MapRun:

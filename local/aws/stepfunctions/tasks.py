@@ -76,13 +76,7 @@ def _execute_task(state: State, raw_input: Any, execution: Data, context: Data) 
         context["State"]["RetryCount"] = sum(retries.values())
         try:
             result = _attempt(state, raw_input, execution, context, jsonata)
-            if jsonata:
-                output = _sfn._apply_jsonata_output(state, raw_input, context, result=result, default=result)
-                _sfn._apply_state_assign(state, raw_input, context, result=result)
-            else:
-                output = _sfn._apply_result_path(state, raw_input, _sfn._apply_result_selector(state, result))
-                output = _sfn._apply_output_path(state, output, context)
-            return output, _sfn._next_or_end(state)
+            return succeeded(state, raw_input, result, context, jsonata)
         except Failure as failure:
             if execution["status"] != "RUNNING":
                 raise
@@ -97,6 +91,17 @@ def _execute_task(state: State, raw_input: Any, execution: Data, context: Data) 
             error = {"Error": failure.error, "Cause": failure.cause}
             language = "JSONata" if jsonata else "JSONPath"
             return _sfn._apply_catcher(catcher, raw_input, context, language, error), catcher["Next"]
+
+
+def succeeded(state: State, raw_input: Any, result: Any, context: Data, jsonata: bool) -> tuple[Any, str | None]:
+    """Return a state's output, made of its result, and the next state's name."""
+    if jsonata:
+        output = _sfn._apply_jsonata_output(state, raw_input, context, result=result, default=result)
+        _sfn._apply_state_assign(state, raw_input, context, result=result)
+    else:
+        output = _sfn._apply_result_path(state, raw_input, _sfn._apply_result_selector(state, result))
+        output = _sfn._apply_output_path(state, output, context)
+    return output, _sfn._next_or_end(state)
 
 
 def _delay(retrier: Data, attempt: int) -> float:
