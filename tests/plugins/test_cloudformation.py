@@ -22,6 +22,7 @@ from airflow.triggers.base import TriggerEvent
 from atlas.hooks.cloudformation import StackHook
 from atlas.operators import cloudformation
 from atlas.operators.cloudformation import DeployStackOperator, RemoveStackOperator
+from atlas.stacks import StackError
 from atlas.triggers.cloudformation import StackSettledTrigger
 
 STACK_ID = "arn:aws:cloudformation:eu-west-1:123456789012:stack/atlas-s00/1"
@@ -229,7 +230,7 @@ def test_a_change_set_that_cannot_be_created_says_why(api: Api, dag: DAG, reason
     found = {"LogicalResourceId": "Data", "ValidationPath": "/Resources/Data", "ValidationStatusReason": details}
     api.answers["DescribeEvents"] = [{"OperationEvents": [found]}]
 
-    with pytest.raises(AirflowException) as failure:
+    with pytest.raises(StackError) as failure:
         deploy().execute({})
 
     assert reason in str(failure.value)

@@ -21,8 +21,9 @@ from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
 from airflow.providers.amazon.aws.utils.waiter_with_logging import wait
 from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException, conf
 from airflow.sdk.log import mask_secret
-from botocore.exceptions import ClientError, WaiterError
+from botocore.exceptions import ClientError
 
+from atlas import stacks
 from atlas.hooks.cloudformation import StackHook
 from atlas.packaging import Package, Template, digest, package, parse_template
 from atlas.paths import include_folder
@@ -44,8 +45,6 @@ MAX_DELETED_OBJECTS = 1000
 
 # A stack in one of these can only be deleted; it never was complete, or somebody wanted it gone.
 _BROKEN = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "DELETE_FAILED")
-
-_NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 
 
 class _StackOperator(AwsBaseOperator[StackHook]):
@@ -92,22 +91,21 @@ class _StackOperator(AwsBaseOperator[StackHook]):
         if event["status"] != "success":
             raise AirflowException(event["message"])
         stack_id, expected = event["awaited"]["stack_id"], event["awaited"]["expected"]
-        stack = self.hook.find_stack(stack_id)
+        stack = stacks.find(self.hook.client, stack_id)
         status = stack["StackStatus"] if stack else "DELETE_COMPLETE"
         self.log.info("Stack %s is %s", self.stack_name, status)
         if expected not in (None, status):
-            failures = self.hook.failures(stack_id)
+            failures = stacks.failures(self.hook.client, stack_id)
             raise AirflowException("\n  ".join([f"Stack {self.stack_name} is {status}:", *failures]))
         if expected in self.goals:
-            return _outputs(stack) if stack else None
+            return stacks.outputs(stack) if stack else None
         return self._proceed(context)
 
     def _proceed(self, context: Context) -> dict[str, str] | None:
         """Start the next operation, once nobody else's is in progress."""
-        stack = self.hook.find_stack(self.stack_name)
-        status = stack["StackStatus"] if stack else "DELETE_COMPLETE"
-        if stack and status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
-            self.log.info("Stack %s is %s: waiting until it settles", self.stack_name, status)
+        stack = stacks.find(self.hook.client, self.stack_name)
+        if stack and stacks.in_progress(stack):
+            self.log.info("Stack %s is %s: waiting until it settles", self.stack_name, stack["StackStatus"])
             return self._wait(context, stack["StackId"], None)
         return self._next(context, stack)
 
@@ -207,8 +205,8 @@ class DeployStackOperator(_StackOperator):
     Raises:
         FileNotFoundError: the template or one of its local sources is missing.
         ValueError: an artifact bucket is needed and none is given.
-        AirflowException: the change set could not be created, the operation failed (with the failed events),
-            or it took longer than ``timeout``.
+        StackError: the change set could not be created.
+        AirflowException: the operation failed (with the failed events), or it took longer than ``timeout``.
     """
 
     template_fields: Sequence[str] = aws_template_fields(
@@ -251,7 +249,7 @@ class DeployStackOperator(_StackOperator):
 
     def on_kill(self) -> None:
         """Cancel the update this task started, if it is still running."""
-        stack = self.hook.find_stack(self._updating) if self._updating else None
+        stack = stacks.find(self.hook.client, self._updating) if self._updating else None
         if stack and stack["StackStatus"] == "UPDATE_IN_PROGRESS":
             self.log.info("Cancelling the update of stack %s", self.stack_name)
             self.hook.client.cancel_update_stack(StackName=stack["StackId"])
@@ -275,11 +273,13 @@ class DeployStackOperator(_StackOperator):
 
     def _deploy(self, context: Context, kind: ChangeSetTypeType) -> dict[str, str] | None:
         client = self.hook.client
-        created = client.create_change_set(
+        change_set = stacks.create_change_set(
+            client,
+            min(self.poll_interval, 5),
             StackName=self.stack_name,
             ChangeSetName=f"airflow-{uuid4()}",
             ChangeSetType=kind,
-            Capabilities=list(self.capabilities),  # type: ignore[arg-type]
+            Capabilities=list(self.capabilities),
             Parameters=[
                 {
                     "ParameterKey": key,
@@ -291,44 +291,15 @@ class DeployStackOperator(_StackOperator):
             **self._upload(package(self._template_file, self.artifact_bucket)),
             **self._role(),
         )
-        change_set, stack_id = created["Id"], created["StackId"]
-        if not self._has_changes(change_set):
-            client.delete_change_set(ChangeSetName=change_set)
+        if change_set is None:
             self.log.info("Stack %s already is as its template says", self.stack_name)
-            return _outputs(client.describe_stacks(StackName=stack_id)["Stacks"][0])
-        client.execute_change_set(ChangeSetName=change_set)
+            return stacks.outputs(client.describe_stacks(StackName=self.stack_name)["Stacks"][0])
+        for change in change_set.changes:
+            self.log.info("%s %s (%s)", change["Action"], change["LogicalResourceId"], change["ResourceType"])
+        client.execute_change_set(ChangeSetName=change_set.id)
         if kind == "UPDATE":
-            self._updating = stack_id
-        return self._wait(context, stack_id, f"{kind}_COMPLETE")
-
-    def _has_changes(self, change_set: str) -> bool:
-        """Wait for a change set to be computed; false if it is empty.
-
-        CloudFormation reports an empty change set as a failed one and says so only in words:
-        https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-updating-stacks-changesets.html
-
-        Raises:
-            AirflowException: the change set could not be created.
-        """
-        client = self.hook.client
-        try:
-            client.get_waiter("change_set_create_complete").wait(
-                ChangeSetName=change_set,
-                WaiterConfig={"Delay": min(self.poll_interval, 5), "MaxAttempts": 120},
-            )
-        except WaiterError as error:
-            described = client.describe_change_set(ChangeSetName=change_set)
-            reason = described.get("StatusReason", str(error))
-            if described["Status"] == "FAILED" and any(text in reason for text in _NO_CHANGES):
-                return False
-            failures = self.hook.change_set_failures(change_set, reason)
-            raise AirflowException(
-                "\n  ".join([f"No change set for stack {self.stack_name}: {reason}", *failures])
-            ) from error
-        pages = client.get_paginator("describe_change_set").paginate(ChangeSetName=change_set)
-        for resource in (change["ResourceChange"] for page in pages for change in page["Changes"]):
-            self.log.info("%s %s (%s)", resource["Action"], resource["LogicalResourceId"], resource["ResourceType"])
-        return True
+            self._updating = change_set.stack_id
+        return self._wait(context, change_set.stack_id, f"{kind}_COMPLETE")
 
     def _upload(self, packaged: Package) -> dict[str, Any]:
         """Upload what is not there yet and return the template argument of ``create_change_set``."""
@@ -396,10 +367,6 @@ class RemoveStackOperator(_StackOperator):
             self.log.info("There is no stack %s", self.stack_name)
             return None
         return self._delete(context, stack)
-
-
-def _outputs(stack: StackTypeDef) -> dict[str, str]:
-    return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
 
 
 def _empty_bucket(s3: S3Client, bucket: str) -> int:
