@@ -75,11 +75,13 @@ PARAMS = {
     "source_uri": Param(
         None,
         type=["null", "string"],
+        pattern=settings.S3_ADDRESS,
         title="Own data",
         description="s3:// address of UCI Online Retail CSVs, plain or gzip",
     ),
     "faults": Param(
         "none",
+        type="string",
         enum=["none", "malformed_rows", "bad_rows"],
         title="Fault to rehearse",
         description="malformed_rows: refused on loading; bad_rows: reach the source unchecked and stop at the gate",
@@ -94,12 +96,12 @@ PARAMS = {
         title="Interval end",
         description="Default: as late as is safe",
     ),
-    "rows_per_range": Param(500_000, type="integer", minimum=100, title="Lines per Glue run"),
+    "rows_per_range": Param(500_000, type="integer", minimum=100, maximum=10_000_000, title="Lines per Glue run"),
     "max_ranges": Param(4, type="integer", minimum=1, maximum=4, title="Glue runs at once"),
     "max_rejected_percent": Param(
         1.0, type="number", minimum=0, maximum=100, title="Tolerated rejects (%)", description="More fails the run"
     ),
-    "max_age_minutes": Param(1440, type="integer", minimum=1, title="Freshness (minutes)"),
+    "max_age_minutes": Param(1440, type="integer", minimum=1, maximum=525_600, title="Freshness (minutes)"),
     "keep_stack": Param(False, type="boolean", title="Keep the stack", description="The database costs by the hour"),
 }
 

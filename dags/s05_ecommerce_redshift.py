@@ -85,6 +85,7 @@ PARAMS = {
     "source_uri": Param(
         None,
         type=["null", "string"],
+        pattern=settings.S3_ADDRESS,
         title="Own data",
         description="s3:// address of UCI Online Retail CSVs, plain or gzip, replayed in the order of their time",
     ),
@@ -92,11 +93,17 @@ PARAMS = {
         None,
         type=["null", "number"],
         exclusiveMinimum=0,
+        maximum=86_400,
         title="Speed of the replay",
         description="Seconds of the shop's time per second; none: as fast as the stream takes it",
     ),
     "rate": Param(
-        None, type=["null", "number"], exclusiveMinimum=0, title="Rate", description="At most so many events a second"
+        None,
+        type=["null", "number"],
+        exclusiveMinimum=0,
+        maximum=settings.MOST_A_SECOND,
+        title="Rate",
+        description="At most so many events a second",
     ),
     "duplicates_percent": Param(10, type="number", minimum=0, maximum=100, title="Sent twice (%)"),
     "malformed_percent": Param(1, type="number", minimum=0, maximum=100, title="Damaged copies (%)"),

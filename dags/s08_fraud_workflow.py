@@ -76,6 +76,7 @@ PARAMS = {
     "source_uri": Param(
         None,
         type=["null", "string"],
+        pattern=settings.S3_ADDRESS,
         title="Own data",
         description="s3:// address of CSVs: event_id, card, amount, currency, country, category, occurred_at",
     ),
@@ -93,11 +94,13 @@ PARAMS = {
         100,
         type=["null", "number"],
         exclusiveMinimum=0,
+        maximum=settings.MOST_A_SECOND,
         title="Payments a second",
         description="Empty: all at once, before the first card is blocked",
     ),
     "review": Param(
         "timeout",
+        type="string",
         enum=["timeout", "airflow", "approve", "block"],
         title="Who answers reviews",
         description="airflow: people, in Required actions; approve, block: this run; timeout: nobody",

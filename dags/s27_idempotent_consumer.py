@@ -73,11 +73,17 @@ PARAMS = {
     "source_uri": Param(
         None,
         type=["null", "string"],
+        pattern=settings.S3_ADDRESS,
         title="Own data",
         description="s3:// address of JSON lines with payment_id, account, amount, currency and, if known, expires_at",
     ),
     "rate": Param(
-        None, type=["null", "number"], exclusiveMinimum=0, title="Rate", description="At most so many messages a second"
+        None,
+        type=["null", "number"],
+        exclusiveMinimum=0,
+        maximum=settings.MOST_A_SECOND,
+        title="Rate",
+        description="At most so many messages a second",
     ),
     "duplicates_percent": Param(30, type="number", minimum=0, maximum=100, title="Sent twice (%)"),
     "malformed_percent": Param(1, type="number", minimum=0, maximum=100, title="Damaged copies (%)"),
@@ -93,6 +99,7 @@ PARAMS = {
     ),
     "faults": Param(
         "none",
+        type="string",
         enum=["none", "forgetful_consumer"],
         title="Fault to rehearse",
         description="forgetful_consumer: the one with the natural key loses its condition, and the gate says so",

@@ -21,6 +21,12 @@ POLL_SECONDS: int = conf.getint("atlas", "poll_seconds", fallback=15)
 BUFFER_SECONDS: int = conf.getint("atlas", "buffer_seconds", fallback=60)
 """How long Amazon Data Firehose gathers records before it writes an object, unless a run asks for something else."""
 
+S3_ADDRESS = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$"
+"""What a param that is an address in S3 has to look like."""
+
+MOST_A_SECOND = 10_000
+"""Events a second that a run can be asked to send; what a scenario takes is less."""
+
 SERVICE_ROLE = f"atlas-{ENVIRONMENT}-cloudformation"
 """The role CloudFormation deploys with; deploy/permissions.yaml makes it."""
 

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 KINDS = {Tag.BATCH, Tag.MESSAGING, Tag.STREAMING, Tag.WORKFLOW}
 SECTIONS = ("Alternatives", "Scaling", "Failure", "Security", "Cost")
 BOUNDS = ("enum", "minimum", "maximum", "pattern", "format")
+NUMBER_LIMITS = (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum"))
+LIMITS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "boolean": (),
+    "integer": NUMBER_LIMITS,
+    "number": NUMBER_LIMITS,
+    "string": (("enum", "pattern", "format"),),
+}
+"""What a value of a type needs besides the type: one of each."""
 DEFAULTS = ("owner", "retries", "retry_delay", "execution_timeout")
 MACHINERY: dict[str, type] = {"report": RunReportOperator, "notify": SnsPublishOperator, "verdict": VerdictOperator}
 PROVIDER = "airflow.providers.amazon.aws.operators."
@@ -90,6 +98,22 @@ def params_explain_themselves(dag: DAG) -> Iterator[str]:
             param.resolve()
         except ParamValidationError as error:
             yield f"param {name}: no valid default: {str(error).splitlines()[0]}"
+
+
+def params_are_bounded(dag: DAG) -> Iterator[str]:
+    """Nobody can type a load without an end, or a text of any form."""
+    for name in dag.params:
+        schema = dag.params.get_param(name).schema
+        types = schema.get("type", [])
+        kinds = {types} if isinstance(types, str) else set(types) - {"null"}
+        if not kinds:
+            yield f"param {name}: no type"
+        for kind in sorted(kinds):
+            if kind not in LIMITS:
+                yield f"param {name}: nothing is known to limit type {kind}"
+            elif "enum" not in schema:
+                missing = [limits for limits in LIMITS[kind] if not schema.keys() & set(limits)]
+                yield from (f"param {name}: no {' or '.join(limits)}" for limits in missing)
 
 
 def stacks_are_removed(dag: DAG) -> Iterator[str]:
@@ -194,6 +218,7 @@ DAG_RULES = (
     tags_are_known,
     documentation_answers,
     params_explain_themselves,
+    params_are_bounded,
     stacks_are_removed,
     ends_with_report_notice_verdict,
     no_failure_goes_unseen,

@@ -38,7 +38,16 @@ def sound_dag(**changes: Any) -> DAG:
         "max_active_runs": 1,
         "default_args": settings.DEFAULT_ARGS,
         "doc_md": DOCUMENTATION,
-        "params": {"rows": Param(1, type="integer", minimum=0, title="Rows")},
+        "params": {
+            "rows": Param(1, type="integer", minimum=0, maximum=9, title="Rows"),
+            "share": Param(
+                None, type=["null", "number"], exclusiveMinimum=0, exclusiveMaximum=1, title="Share", description="x"
+            ),
+            "source": Param(None, type=["null", "string"], pattern="^s3://", title="Source"),
+            "day": Param("2026-01-01", type="string", format="date", title="Day"),
+            "size": Param(5, type="integer", enum=[5, 50], title="Size"),
+            "keep": Param(False, type="boolean", title="Keep", description="Keep what was made"),
+        },
         "tags": [Tag.BATCH, Tag.GLUE, Tag.SNS],
     }
     with DAG("s00_example", **arguments | changes) as dag:
@@ -155,6 +164,19 @@ def test_a_stream_starts_its_functions_itself() -> None:
             nothing,
             "default",
             id="no default",
+        ),
+        *(
+            pytest.param(
+                rules.params_are_bounded, {"params": {"rows": Param(default, **schema)}}, nothing, named, id=named
+            )
+            for default, schema, named in (
+                (1, {"minimum": 0, "maximum": 9}, "no type"),
+                (1, {"type": "integer", "maximum": 9}, "no minimum"),
+                (1, {"type": ["null", "number"], "exclusiveMinimum": 0}, "no maximum"),
+                ("x", {"type": ["null", "string"]}, "no enum or pattern or format"),
+                (1, {"type": ["string", "integer"], "pattern": "^s3://"}, "no minimum or exclusiveMinimum"),
+                ([1], {"type": "array"}, "limit type array"),
+            )
         ),
         pytest.param(rules.stacks_are_removed, {}, change("deploy_stack", is_setup=False), "no setup", id="no setup"),
         pytest.param(
