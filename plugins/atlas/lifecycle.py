@@ -1,4 +1,4 @@
-"""What every scenario's DAG begins and ends with: stacks brought to their templates, removed again, and a notice.
+"""What every scenario's DAG begins and ends with: a budget, stacks brought to their templates and removed, a notice.
 
 ``platform`` is the output of ``deploy_platform``; a DAG hands over the placeholder of what it becomes.
 """
@@ -9,13 +9,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.providers.amazon.aws.operators.sns import SnsPublishOperator
-from airflow.sdk import TriggerRule
+from airflow.sdk import Param, TriggerRule
 
 from atlas import settings
+from atlas.costs import Price
+from atlas.operators.budget import CheckBudgetOperator
 from atlas.operators.cloudformation import DeployStackOperator, RemoveStackOperator
 
 LAKE = "s3://{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}"
 """Address of the lake bucket, for templated fields."""
+
+ESTIMATE = "{{ ti.xcom_pull('check_budget') }}"
+"""What the run is estimated to cost, for the facts of its report."""
+
+
+def budget() -> Param:
+    """Return the param ``budget_usd``: enough for every default load, too little for a mistake with a zero or two."""
+    return Param(
+        1.0,
+        type="number",
+        minimum=0,
+        maximum=1000,
+        title="Budget (USD)",
+        description="A run that is estimated to cost more on AWS is refused before its stack is made",
+    )
 
 
 def deploy_platform() -> DeployStackOperator:
@@ -29,6 +46,17 @@ def deploy_platform() -> DeployStackOperator:
         tags=settings.cost_tags("platform"),
         poll_interval=settings.POLL_SECONDS,
     )
+
+
+def check_budget(price: Price, platform: Mapping[str, str], load: str = "events") -> CheckBudgetOperator:
+    """Return the task ``check_budget``: comes before ``deploy_stack`` and refuses what the params make too dear.
+
+    Args:
+        price: what the scenario costs.
+        platform: addresses of what is shared.
+        load: name of the param that says how many events are generated.
+    """
+    return CheckBudgetOperator(task_id="check_budget", price=price, load=load, lake=platform["LakeBucket"])
 
 
 def deploy_stack(

@@ -8,13 +8,12 @@ from decimal import Decimal
 from statistics import fmean
 from typing import Any
 
+from atlas.costs import READ_UNITS, WRITE_UNITS
+
 NAMES = {"natural": "natural key", "powertools": "Powertools", "inbox": "inbox", "control": "none (control)"}
 OUTCOMES = {"applied": "first delivery", "duplicate": "duplicate"}
 ALL = "all"
 PERCENTILES = range(1, 100)
-
-WRITE_UNIT_USD, READ_UNIT_USD = Decimal("0.000000625"), Decimal("0.000000125")
-"""On-demand request units in N. Virginia: https://aws.amazon.com/dynamodb/pricing/on-demand/"""
 
 Row = dict[str, Any]
 
@@ -85,7 +84,7 @@ def text(rows: Sequence[Row]) -> str:
 def _row(strategy: str, kind: str, messages: Sequence[Taken]) -> Row:
     spans = sorted(message.milliseconds for message in messages)
     writes, reads = (fmean(getattr(message, name) for message in messages) for name in ("write_units", "read_units"))
-    dollars = 1_000_000 * (Decimal(writes) * WRITE_UNIT_USD + Decimal(reads) * READ_UNIT_USD)
+    dollars = Decimal(writes) * WRITE_UNITS + Decimal(reads) * READ_UNITS
     return {
         "Strategy": strategy,
         "Message": kind,
