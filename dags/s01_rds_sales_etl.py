@@ -24,14 +24,15 @@ incremental.
 
 **Failure.** A damaged file: its good rows go on, the others stand in `quarantine/` with line and reason, the run
 fails at the end and says so. Bad data in the source: the gate names rows, nothing is published, the next run judges
-again once they are mended. A dead job or function: clear the task; every step overwrites its own output.
+again once they are mended. A dead job or function: clear the task; every step overwrites its own output. More:
+`docs/operations.md#s01_rds_sales_etl`.
 
 **Security.** Database and functions in private subnets, TLS to the database, an owner and a read-only user with
 secrets of their own that are rotated, every role confined to its prefixes below a permissions boundary. **PII.**
 Customer numbers only.
 
-**Cost.** db.t4g.micro about 0.016 USD an hour while the stack is up (removed after the run by default); two Glue runs
-of 2 DPU, at least a minute each, about 0.03 USD a run; Athena 5 USD per TB scanned.
+**Cost.** 0.020 USD an hour while the stack is up (removed after the run by default), for db.t4g.micro; 0.029 USD a run,
+for two Glue jobs of 2 DPU, at least a minute each; 0.44 USD per million orders.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ from airflow.providers.amazon.aws.operators.glue import GlueJobOperator
 from airflow.providers.amazon.aws.operators.lambda_function import LambdaInvokeFunctionOperator
 from airflow.sdk import DAG, Param, TriggerRule, chain, task
 
-from atlas import lifecycle, settings
+from atlas import costs, lifecycle, settings
+from atlas.costs import Price
 from atlas.operators.quality import QualityGateOperator
 from atlas.operators.report import RunReportOperator
 from atlas.operators.verdict import VerdictOperator
@@ -64,8 +66,23 @@ MAY_BE_SKIPPED = (
     *("register_published", "remove_stack"),
 )
 """Skipped when no load is asked for, when nothing in the source has changed, or when the stack is kept."""
-WORK = ("deploy_platform", "deploy_stack", "check_load", "plan_extraction", "daily_trend", "segments", "top_products")
+WORK = (
+    *("deploy_platform", "check_budget", "deploy_stack", "check_load", "plan_extraction"),
+    *("daily_trend", "segments", "top_products"),
+)
 WATCHED = (*WORK, *MAY_BE_SKIPPED)
+
+PRICE = Price(
+    per_hour={
+        "db.t4g.micro": costs.DB_T4G_MICRO_HOUR,
+        "20 GB of gp3": 20 * costs.DB_GP3_GB_HOUR,
+        "2 secrets": 2 * costs.SECRET_HOUR,
+    },
+    # An order has five lines; the jobs take 9,305 and 4,174 lines a second.
+    per_million_events={"Glue, 2 DPU for half an hour": 2 * costs.DPU_HOUR / 2},
+    bytes_per_event=400,
+    per_run={"Glue, two jobs of 2 DPU for a minute": 4 * costs.DPU_HOUR / 60},
+)
 
 PARAMS = {
     "orders": Param(
@@ -102,6 +119,7 @@ PARAMS = {
         1.0, type="number", minimum=0, maximum=100, title="Tolerated rejects (%)", description="More fails the run"
     ),
     "max_age_minutes": Param(1440, type="integer", minimum=1, maximum=525_600, title="Freshness (minutes)"),
+    "budget_usd": lifecycle.budget(),
     "keep_stack": Param(False, type="boolean", title="Keep the stack", description="The database costs by the hour"),
 }
 
@@ -118,6 +136,7 @@ with DAG(
 ) as dag:
     deploy_platform = lifecycle.deploy_platform()
     platform = deploy_platform.output
+    check_budget = lifecycle.check_budget(PRICE, platform, load="orders")
     lake = platform["LakeBucket"]
     deploy_stack = lifecycle.deploy_stack(STEM, platform, FROM_PLATFORM)
     stack = deploy_stack.output
@@ -195,6 +214,7 @@ with DAG(
         optional=MAY_BE_SKIPPED,
         interval="{% set plan = ti.xcom_pull('plan') %}{{ plan.start ~ ' to ' ~ plan.end if plan else 'not planned' }}",
         facts={
+            "Estimated cost": lifecycle.ESTIMATE,
             "Rows": "{{ ti.xcom_pull('load_totals')['rows'] }}",
             "Rows refused": "{{ ti.xcom_pull('load_totals')['rejected'] }}",
             "Refused because": "{{ ti.xcom_pull('load_totals')['problems'] | join('; ') or 'none' }}",
@@ -229,6 +249,7 @@ with DAG(
     chain(
         # SETUP
         deploy_platform,
+        check_budget,
         deploy_stack,
         # BODY
         load_source,

@@ -25,14 +25,16 @@ million lines, bound the MERGE by time.
 
 **Failure.** A malformed transaction lies in `quarantine/` with the reason; mend and send it with `make replay`. A
 batch that fails twenty times lies below `aws/lambda/<mapping>/` with its records. A failed load rolls back whole and
-names file, line and reason; clear the task. Alarms: errors, falling behind, rows that do not reach S3.
+names file, line and reason; clear the task. Alarms: errors, falling behind, rows that do not reach S3; what to do:
+`docs/operations.md#s05_ecommerce_redshift`.
 
 **Security.** Warehouse in private subnets, reached by the Data API with temporary credentials only; the admin password
 is managed and never read; each role confined to its prefixes below a permissions boundary. **PII.** Customer numbers
 only.
 
-**Cost.** Two shards 0.03 USD an hour; Redshift Serverless with 8 RPU 2.88 USD an hour while a query runs, at least a
-minute each time; Firehose 0.029 USD per GB, rows travel together because each record counts as 5 KB.
+**Cost.** 0.032 USD an hour while the stack is up, kept by default, for two shards; 0.50 USD a run, for ten minutes of
+Redshift Serverless with 8 RPU, billed while a statement runs, at least a minute each time; 0.48 USD per million
+transactions: half of it Redshift, the rest Firehose, where rows travel together because each record counts as 5 KB.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ from pathlib import Path
 from airflow.providers.amazon.aws.operators.redshift_data import RedshiftDataOperator
 from airflow.sdk import DAG, Param, chain, task
 
-from atlas import lifecycle, settings
+from atlas import costs, lifecycle, settings
+from atlas.costs import Price
 from atlas.operators.health import CheckHealthOperator
 from atlas.operators.quality import QualityGateOperator
 from atlas.operators.report import RunReportOperator
@@ -70,12 +73,31 @@ LOAD = ("load_clear_arrived", "load_copy", "load_clear_distinct", "load_distinct
 VIEWS = ("sales_by_minute", "baskets")
 RESULTS = ("unload_days", "unload_categories", "unload_summary")
 WATCHED = (
-    *("deploy_platform", "deploy_stack", "create_tables", "feed", "expect", "load_warehouse"),
+    *("deploy_platform", "check_budget", "deploy_stack", "create_tables", "feed", "expect", "load_warehouse"),
     *(f"refresh_{view}" for view in VIEWS),
     *("quality_gate", "check_health", "unload", "remove_stack"),
 )
 MAY_BE_SKIPPED = ("remove_stack",)
 """Skipped when the stack is kept."""
+
+PRICE = Price(
+    per_hour={
+        "2 shards": 2 * costs.SHARD_HOUR,
+        "3 alarms": 3 * costs.ALARM_HOUR,
+        "2 metrics": 2 * costs.METRIC_HOUR,
+        "Redshift's secret": costs.SECRET_HOUR,
+    },
+    # A transaction has five lines of 300 bytes.
+    per_million_events={
+        "Kinesis": costs.PUT_UNITS,
+        "Lambda, a hundred in a batch": costs.INVOCATIONS / 100,
+        "Lambda, 1 ms with 0.5 GB": costs.GB_SECONDS / 2000,
+        "Firehose, 5 KB to the archive, 2 KB of rows": 7 * costs.FIREHOSE_GB,
+        "Redshift, 8 RPU for five minutes": 8 * costs.RPU_HOUR / 12,
+    },
+    bytes_per_event=400,
+    per_run={"Redshift, 8 RPU for ten minutes": 8 * costs.RPU_HOUR / 6},
+)
 
 PARAMS = {
     "events": Param(
@@ -123,6 +145,7 @@ PARAMS = {
         title="Firehose buffer (seconds)",
         description="Shorter is fresher, in more and smaller objects",
     ),
+    "budget_usd": lifecycle.budget(),
     "keep_stack": Param(True, type="boolean", title="Keep the stack", description="The stream costs by the hour"),
 }
 
@@ -139,6 +162,7 @@ with DAG(
 ) as dag:
     deploy_platform = lifecycle.deploy_platform()
     platform = deploy_platform.output
+    check_budget = lifecycle.check_budget(PRICE, platform)
     lake = platform["LakeBucket"]
     deploy_stack = lifecycle.deploy_stack(
         STEM,
@@ -205,6 +229,7 @@ with DAG(
         watched=WATCHED,
         optional=MAY_BE_SKIPPED,
         facts={
+            "Estimated cost": lifecycle.ESTIMATE,
             "Transactions sent": "{{ ti.xcom_pull('feed')['transactions'] }}",
             "Net sales sent (GBP)": "{{ ti.xcom_pull('feed')['net_sales'] }}",
             "Sent twice": "{{ ti.xcom_pull('feed')['duplicates'] }}",
@@ -242,6 +267,7 @@ with DAG(
     chain(
         # SETUP
         deploy_platform,
+        check_budget,
         deploy_stack,
         # BODY
         create_tables,

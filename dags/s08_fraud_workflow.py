@@ -29,13 +29,14 @@ a second, by region, unless the quota is raised; only suspicious payments need o
 
 **Failure.** A lost workflow start is repeated by the table's stream; what is given up after retries stands in the lake
 below `aws/lambda/`. A failed workflow raises an alarm and is redriven. Malformed records wait in `quarantine/` with
-their reason and are replayed once mended. A person's late answer changes nothing.
+their reason and are replayed once mended. A person's late answer changes nothing. Alarms, and what to do:
+`docs/operations.md#s08_fraud_workflow`.
 
 **Security.** Cards are tokens, never numbers. Every role reaches its own tables and topics and, in the shared table,
 its own keys; all data is encrypted with the platform's key; logs hold no payment data.
 
-**Cost.** Two shards about 0.03 USD an hour while the stack is up, kept by default; some 5 write units a payment, about
-3 USD a million; a workflow about 0.0002 USD.
+**Cost.** 0.032 USD an hour while the stack is up, kept by default, for two shards; 10.25 USD per million payments: two
+thirds of it workflows for the suspicious ones, 0.0002 USD each, one third some 5 write units for every payment.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ from pathlib import Path
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, TriggerRule, chain, task
 
-from atlas import lifecycle, settings
+from atlas import costs, lifecycle, settings
+from atlas.costs import Price
 from atlas.operators.health import CheckHealthOperator
 from atlas.operators.quality import QualityGateOperator
 from atlas.operators.report import RunReportOperator
@@ -66,7 +68,24 @@ MAY_BE_SKIPPED = (
     *("wait_for_workflows", "audit", "quality_gate", "remove_stack"),
 )
 """Skipped when no payments are asked for, when nobody is to be asked, or when the stack is kept."""
-WATCHED = ("deploy_platform", "deploy_stack", *MAY_BE_SKIPPED, "check_health")
+WATCHED = ("deploy_platform", "check_budget", "deploy_stack", *MAY_BE_SKIPPED, "check_health")
+
+PRICE = Price(
+    per_hour={
+        "2 shards": 2 * costs.SHARD_HOUR,
+        "5 alarms": 5 * costs.ALARM_HOUR,
+        "4 metrics": 4 * costs.METRIC_HOUR,
+    },
+    per_million_events={
+        "Kinesis": costs.PUT_UNITS,
+        "Lambda, five in a batch": costs.INVOCATIONS / 5,
+        "Lambda, 10 ms with 0.5 GB": costs.GB_SECONDS / 200,
+        "DynamoDB, 5 write units": 5 * costs.WRITE_UNITS,
+        "DynamoDB, 2 read units": 2 * costs.READ_UNITS,
+        "Step Functions, 9 transitions for three in a hundred": 27 * costs.TRANSITIONS / 100,
+    },
+    bytes_per_event=60,
+)
 
 PARAMS = {
     "events": Param(
@@ -113,6 +132,7 @@ PARAMS = {
         title="Time to answer (seconds)",
         description="Afterwards the card is blocked. Default: 900, or 5 where nobody answers",
     ),
+    "budget_usd": lifecycle.budget(),
     "keep_stack": Param(True, type="boolean", title="Keep the stack", description="Two shards cost by the hour"),
 }
 
@@ -128,6 +148,7 @@ with DAG(
 ) as dag:
     deploy_platform = lifecycle.deploy_platform()
     platform = deploy_platform.output
+    check_budget = lifecycle.check_budget(PRICE, platform)
     lake = platform["LakeBucket"]
     deploy_stack = lifecycle.deploy_stack(
         STEM,
@@ -197,6 +218,7 @@ with DAG(
         watched=WATCHED,
         optional=MAY_BE_SKIPPED,
         facts={
+            "Estimated cost": lifecycle.ESTIMATE,
             "Payments": "{{ ti.xcom_pull('feed')['events'] }}",
             "Duplicates sent": "{{ ti.xcom_pull('feed')['duplicates'] }}",
             "Malformed sent": "{{ ti.xcom_pull('feed')['malformed'] }}",
@@ -237,6 +259,7 @@ with DAG(
     chain(
         # SETUP
         deploy_platform,
+        check_budget,
         deploy_stack,
         # BODY
         feed,

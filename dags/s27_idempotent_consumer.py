@@ -32,13 +32,15 @@ account, sum receipts instead of keeping a balance.
 
 **Failure.** A message that fails comes again alone (partial batch response); after ten times it is in the dead-letter
 queue and an alarm rings: redrive it once the cause is mended. Messages in `quarantine/` are mended and sent again with
-`make replay`. Markers and records live for 15 days, longer than any redelivery; a duplicate after that is new.
+`make replay`. Markers and records live for 15 days, longer than any redelivery; a duplicate after that is new. Alarms,
+and what to do: `docs/operations.md#s27_idempotent_consumer`.
 
 **Security.** One role per consumer, for its queue, its table and its prefixes, below a permissions boundary; queues,
 tables and lake encrypted with the environment's key. **PII.** Account numbers only; logs carry message ids.
 
-**Cost.** Idle about 2 USD a month, for polling empty queues and alarms. Per million messages (N. Virginia): SQS 0.12
-USD in batches of ten, Lambda about 0.30 USD, and DynamoDB what the report says, 2.50 USD and more.
+**Cost.** 0.0025 USD an hour while the stack is up, kept by default, for polling empty queues and alarms; 17.13 USD per
+million messages to four consumers each. A consumer's share: SQS 0.12 USD in batches of ten, Lambda 0.29 USD, S3 0.75
+USD, and DynamoDB what the report says, 2.50 USD and more.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ from pathlib import Path
 
 from airflow.sdk import DAG, Param, TriggerRule, chain, task
 
-from atlas import lifecycle, settings
+from atlas import costs, lifecycle, settings
+from atlas.costs import Price
 from atlas.operators.health import CheckHealthOperator
 from atlas.operators.quality import QualityGateOperator
 from atlas.operators.report import RunReportOperator
@@ -65,7 +68,24 @@ FROM_PLATFORM = ("LakeBucket", "KeyArn", "AlertTopicArn")
 ARMS = (*scenario.STRATEGIES, scenario.CONTROL)
 MAY_BE_SKIPPED = ("feed", "wait_until_taken", "forge", "measure", "quality_gate", "remove_stack")
 """Skipped when no load is asked for, or when the stack is kept."""
-WATCHED = ("deploy_platform", "deploy_stack", "wait_until_drained", "check_health", *MAY_BE_SKIPPED)
+WATCHED = ("deploy_platform", "check_budget", "deploy_stack", "wait_until_drained", "check_health", *MAY_BE_SKIPPED)
+
+PRICE = Price(
+    per_hour={
+        "8 alarms": 8 * costs.ALARM_HOUR,
+        # Lambda keeps five requests of 20 seconds open at each queue.
+        "SQS, 4 empty queues": 3600 * costs.QUEUE_REQUESTS / costs.MILLION,
+    },
+    # A message goes to four consumers.
+    per_million_events={
+        "SQS, 3 requests for ten": 4 * 3 * costs.QUEUE_REQUESTS / 10,
+        "Lambda, ten in a batch": 4 * costs.INVOCATIONS / 10,
+        "Lambda, 40 ms with 0.5 GB": 4 * costs.GB_SECONDS / 50,
+        "DynamoDB, 4, 6, 6 and 4 write units": 20 * costs.WRITE_UNITS,
+        "S3, an object for ten, and five in a hundred in quarantine": 4 * 15 * costs.S3_PUTS / 100,
+    },
+    bytes_per_event=80,
+)
 
 PARAMS = {
     "events": Param(300, type="integer", minimum=0, maximum=20_000, title="Payments", description="0 only watches"),
@@ -108,6 +128,7 @@ PARAMS = {
         36, type="integer", minimum=6, maximum=900, title="Redelivery (seconds)", description="After a crash or failure"
     ),
     "control": Param(True, type="boolean", title="Control", description="Feed the consumer without idempotency too"),
+    "budget_usd": lifecycle.budget(),
     "keep_stack": Param(True, type="boolean", title="Keep the stack", description="Idle it costs next to nothing"),
 }
 
@@ -123,6 +144,7 @@ with DAG(
 ) as dag:
     deploy_platform = lifecycle.deploy_platform()
     platform = deploy_platform.output
+    check_budget = lifecycle.check_budget(PRICE, platform)
     deploy_stack = lifecycle.deploy_stack(
         STEM,
         platform,
@@ -169,6 +191,7 @@ with DAG(
         watched=WATCHED,
         optional=MAY_BE_SKIPPED,
         facts={
+            "Estimated cost": lifecycle.ESTIMATE,
             "Rows": "{{ ti.xcom_pull('feed')['records'] }}",
             "Payments": "{{ ti.xcom_pull('feed')['payments'] }}",
             "Sent twice": "{{ ti.xcom_pull('feed')['duplicates'] }}",
@@ -215,6 +238,7 @@ with DAG(
     chain(
         # SETUP
         deploy_platform,
+        check_budget,
         deploy_stack,
         # BODY
         feed,
