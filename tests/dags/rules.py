@@ -11,7 +11,9 @@ from airflow.sdk import DAG, TriggerRule
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.exceptions import ParamValidationError
 
-from atlas import settings
+from atlas import lifecycle, settings
+from atlas.costs import Price, dollars, total
+from atlas.operators.budget import CheckBudgetOperator, with_copies
 from atlas.operators.cloudformation import DeployStackOperator, RemoveStackOperator
 from atlas.operators.report import RunReportOperator
 from atlas.operators.verdict import VerdictOperator
@@ -85,6 +87,8 @@ def documentation_answers(dag: DAG) -> Iterator[str]:
     if not any(line.startswith("    ") and "->" in line for line in lines):
         yield "no flow line"
     yield from (f"no section {name}" for name in SECTIONS if f"**{name}.**" not in text)
+    if f"`docs/operations.md#{dag.dag_id}`" not in text:
+        yield "no way to the runbook"
 
 
 def params_explain_themselves(dag: DAG) -> Iterator[str]:
@@ -137,6 +141,35 @@ def stacks_are_removed(dag: DAG) -> Iterator[str]:
             yield f"{task.task_id} has no teardown that removes {task.stack_name}"
         if not all(removal.on_failure_fail_dagrun for removal in removals):
             yield f"the teardown of {task.task_id} may fail unseen"
+
+
+def costs_are_bounded(dag: DAG) -> Iterator[str]:
+    """The default load is let through; what is refused makes no stack, and the report says why."""
+    guard = dag.task_dict.get("check_budget")
+    if not isinstance(guard, CheckBudgetOperator):
+        yield "no check_budget that is a CheckBudgetOperator"
+        return
+    for task in dag.tasks:
+        if isinstance(task, DeployStackOperator) and task.stack_name != settings.PLATFORM_STACK:
+            if guard.task_id not in task.upstream_task_ids or task.trigger_rule != TriggerRule.ALL_SUCCESS:
+                yield f"{task.task_id} does not depend on {guard.task_id}"
+        elif isinstance(task, RunReportOperator) and lifecycle.ESTIMATE not in task.facts.values():
+            yield f"{task.task_id} does not tell the estimate"
+    params = dag.params.dump()
+    missing = {"budget_usd", "source_uri", guard.load} - params.keys()
+    if missing:
+        yield f"no param {', '.join(sorted(missing))}"
+    elif guard.price.of_run(with_copies(params[guard.load], params)) > params["budget_usd"]:
+        yield "the default load is refused"
+
+
+def documentation_names_the_price(dag: DAG) -> Iterator[str]:
+    """The sums of what the DAG declares, in its section on cost."""
+    guard = dag.task_dict.get("check_budget")
+    if isinstance(guard, CheckBudgetOperator):
+        section = (dag.doc_md or "").partition("**Cost.**")[2].partition("\n\n")[0]
+        said = " ".join(section.split())
+        yield from (f"the section on cost does not say {text!r}" for text in _prices(guard.price) if text not in said)
 
 
 def ends_with_report_notice_verdict(dag: DAG) -> Iterator[str]:
@@ -220,6 +253,8 @@ DAG_RULES = (
     params_explain_themselves,
     params_are_bounded,
     stacks_are_removed,
+    costs_are_bounded,
+    documentation_names_the_price,
     ends_with_report_notice_verdict,
     no_failure_goes_unseen,
     uses_the_providers_operators,
@@ -240,6 +275,14 @@ def _is_seen(task: Operator, watched: set[str]) -> bool:
             if follower.trigger_rule in PASSES_FAILURE_ON and follower.task_id not in reached
         ]
     return False
+
+
+def _prices(price: Price) -> list[str]:
+    return [
+        f"{dollars(total(price.per_hour))} USD an hour",
+        *([f"{dollars(total(price.per_run))} USD a run"] if price.per_run else []),
+        f"{dollars(total(price.per_million_events))} USD per million",
+    ]
 
 
 def _operator_class(task: Operator) -> Any:

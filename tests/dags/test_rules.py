@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,32 @@ from airflow.providers.amazon.aws.operators.sns import SnsPublishOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, TriggerRule
 
-from atlas import settings
+from atlas import lifecycle, settings
+from atlas.costs import Price
+from atlas.operators.budget import CheckBudgetOperator
 from atlas.operators.cloudformation import DeployStackOperator, RemoveStackOperator
 from atlas.operators.report import RunReportOperator
 from atlas.operators.verdict import VerdictOperator
 from atlas.settings import Tag
 from tests.dags import rules
 
-WATCHED = ["deploy_stack", "load", "remove_stack"]
+WATCHED = ["check_budget", "deploy_stack", "load", "remove_stack"]
+PRICE = Price(
+    per_hour={"database": Decimal("0.01"), "disk": Decimal("0.002")},
+    per_million_events={"queue": Decimal("2")},
+    bytes_per_event=100,
+    per_run={"job": Decimal("0.03")},
+)
 DOCUMENTATION = """# s00: an example
 
 *Does it work?*
 
     files -> lake
 
-""" + "\n\n".join(f"**{section}.** Text." for section in rules.SECTIONS)
+Runbook: `docs/operations.md#s00_example`.
+
+""" + "\n\n".join(f"**{section}.** Text." for section in rules.SECTIONS if section != "Cost")
+DOCUMENTATION += "\n\n**Cost.** 0.012 USD an hour,\n0.030 USD a run, 2.00 USD per million rows."
 
 
 def sound_dag(**changes: Any) -> DAG:
@@ -43,24 +55,32 @@ def sound_dag(**changes: Any) -> DAG:
             "share": Param(
                 None, type=["null", "number"], exclusiveMinimum=0, exclusiveMaximum=1, title="Share", description="x"
             ),
-            "source": Param(None, type=["null", "string"], pattern="^s3://", title="Source"),
+            "source_uri": Param(None, type=["null", "string"], pattern="^s3://", title="Source"),
             "day": Param("2026-01-01", type="string", format="date", title="Day"),
+            "budget_usd": lifecycle.budget(),
             "size": Param(5, type="integer", enum=[5, 50], title="Size"),
             "keep": Param(False, type="boolean", title="Keep", description="Keep what was made"),
         },
         "tags": [Tag.BATCH, Tag.GLUE, Tag.SNS],
     }
     with DAG("s00_example", **arguments | changes) as dag:
+        guard = CheckBudgetOperator(task_id="check_budget", price=PRICE, load="rows", lake="lake")
         deploy = DeployStackOperator(task_id="deploy_stack", template="s00.yaml", stack_name="s00")
         load = GlueJobOperator(task_id="load", job_name="load")
         remove = RemoveStackOperator(task_id="remove_stack", stack_name="s00")
-        report = RunReportOperator(task_id="report", title="Example", output_prefix="s3://lake/runs", watched=WATCHED)
+        report = RunReportOperator(
+            task_id="report",
+            title="Example",
+            output_prefix="s3://lake/runs",
+            watched=WATCHED,
+            facts={"Estimated cost": lifecycle.ESTIMATE},
+        )
         notify = SnsPublishOperator(
             task_id="notify", target_arn="topic", message="done", trigger_rule=TriggerRule.ALL_DONE
         )
         verdict = VerdictOperator(task_id="verdict", watched=[*WATCHED, "report", "notify"])
         removal = remove.as_teardown(setups=deploy, on_failure_fail_dagrun=True)
-        deploy >> load >> removal >> report >> notify >> verdict
+        guard >> deploy >> load >> removal >> report >> notify >> verdict
     return dag
 
 
@@ -153,6 +173,13 @@ def test_a_stream_starts_its_functions_itself() -> None:
             id="no cost",
         ),
         pytest.param(
+            rules.documentation_answers,
+            {"doc_md": DOCUMENTATION.replace("#s00_example", "#s01_other")},
+            nothing,
+            "runbook",
+            id="no runbook",
+        ),
+        pytest.param(
             rules.params_explain_themselves, {"params": {"rows": Param(1, minimum=0)}}, nothing, "title", id="no title"
         ),
         pytest.param(
@@ -198,6 +225,42 @@ def test_a_stream_starts_its_functions_itself() -> None:
             change("deploy_stack", stack_name=settings.PLATFORM_STACK),
             "no stack of its own",
             id="platform only",
+        ),
+        pytest.param(
+            rules.costs_are_bounded, {}, lambda dag: dag.task_dict.pop("check_budget"), "no check_budget", id="no guard"
+        ),
+        pytest.param(
+            rules.costs_are_bounded, {}, cut("check_budget", "deploy_stack"), "does not depend", id="guard aside"
+        ),
+        pytest.param(
+            rules.costs_are_bounded,
+            {},
+            change("deploy_stack", trigger_rule=TriggerRule.ALL_DONE),
+            "does not depend",
+            id="guard passed over",
+        ),
+        pytest.param(rules.costs_are_bounded, {}, change("report", facts={}), "estimate", id="estimate untold"),
+        pytest.param(rules.costs_are_bounded, {"params": {"rows": 1}}, nothing, "no param budget_usd", id="no budget"),
+        pytest.param(
+            rules.costs_are_bounded,
+            {"params": {"rows": 500_000, "source_uri": None, "budget_usd": 1.0}},
+            nothing,
+            "default load is refused",
+            id="default too dear",
+        ),
+        pytest.param(
+            rules.documentation_names_the_price,
+            {"doc_md": DOCUMENTATION.replace("0.012 USD an hour", "0.01 USD an hour")},
+            nothing,
+            "0.012 USD an hour",
+            id="other price",
+        ),
+        pytest.param(
+            rules.documentation_names_the_price,
+            {"doc_md": DOCUMENTATION.replace("**Cost.**", "**Cost.** Free.\n\n**Else.**")},
+            nothing,
+            "0.030 USD a run",
+            id="price elsewhere",
         ),
         pytest.param(
             rules.ends_with_report_notice_verdict,

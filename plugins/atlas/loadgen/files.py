@@ -37,10 +37,8 @@ def size_of(s3: S3Hook, bucket: str, source_uri: str) -> int:
     Raises:
         ValueError: the address is not in ``bucket``.
     """
-    return sum(
-        entry["Size"] * (GZIP_RATIO if entry["Key"].endswith(".gz") else 1)
-        for entry in s3.iter_file_metadata(_prefix(bucket, source_uri), bucket)
-    )
+    entries = s3.iter_file_metadata(_prefix(bucket, source_uri), bucket)
+    return sum(int(entry["Size"]) * (GZIP_RATIO if entry["Key"].endswith(".gz") else 1) for entry in entries)
 
 
 def _prefix(bucket: str, source_uri: str) -> str:

@@ -85,4 +85,5 @@ class CheckBudgetOperator(BaseOperator):
 
 def with_copies(events: int, params: Mapping[str, Any]) -> int:
     """Return how many events are sent, by the shares of copies in ``params``."""
-    return round(events * (1 + sum(params.get(name, 0) for name in COPIES) / 100))
+    share: float = sum(params.get(name, 0) for name in COPIES) / 100
+    return round(events * (1 + share))
