@@ -24,6 +24,7 @@ _changesets = emulator.module("services.cloudformation.changesets")
 _engine = emulator.module("services.cloudformation.engine")
 _evaluator = emulator.module("core.iam_evaluator")
 _helpers = emulator.module("services.cloudformation.helpers")
+_iam = emulator.module("services.iam")
 _provisioners = emulator.module("services.cloudformation.provisioners")
 _responses = emulator.module("core.responses")
 _s3 = emulator.module("services.s3")
@@ -989,6 +990,20 @@ def _collect_ec2() -> Iterator[tuple[str, list[dict[str, str]]]]:
             yield f"arn:aws:ec2:{_responses.get_region()}:{_responses.get_account_id()}:{kind}/{name}", tags
 
 
+def _bound(original: Callable[..., Any], properties_at: int) -> Callable[..., Any]:
+    """Give a role of a template its permissions boundary, which the emulator's handler leaves out.
+
+    ``properties_at`` is where among the handler's arguments the properties are.
+    """
+
+    def handle(*arguments: Any) -> Any:
+        name, *rest = original(*arguments)
+        _iam._roles[name]["PermissionsBoundary"] = arguments[properties_at].get("PermissionsBoundary")
+        return name, *rest
+
+    return handle
+
+
 def _tag_bucket(original: Callable[..., Any]) -> Callable[..., Any]:
     """Keep a bucket's tags, which the emulator drops."""
 
@@ -1022,6 +1037,9 @@ _tagging._COLLECTORS.update(
 )
 emulator.patch(_tagging, "resource_tags", _find_tags)
 emulator.patch(_provisioners, "_s3_apply_configurations", _tag_bucket)
+_roles = _provisioners._RESOURCE_HANDLERS["AWS::IAM::Role"]
+_roles["create"] = _bound(_roles["create"], 1)
+_roles["update"] = _bound(_roles["update"], 2)
 emulator.patch(_stacks, "_provision_resource", _provision)
 emulator.patch(_stacks, "_update_resource", _update)
 emulator.patch(_stacks, "_delete_resource", _delete)

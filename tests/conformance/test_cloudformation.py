@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from local.launcher import layout
-from tests.conformance.test_iam import allow, arn, denied, function, role, unique, user
+from tests.conformance.test_iam import ACCOUNT, allow, arn, denied, function, role, unique, user
 from tests.conftest import Aws
 
 CLOUDFORMATION = "cloudformation.amazonaws.com"
@@ -197,6 +197,40 @@ def test_a_stack_makes_bounded_roles_and_passes_only_allowed_ones(aws: Aws) -> N
     stack = create(client, template(R=bound, F=function), RoleARN=deployer)
     assert stack["StackStatus"] == "ROLLBACK_COMPLETE"
     assert "iam:PassRole" in failures(client, stack["StackId"])["F"]
+
+
+def test_a_role_of_a_stack_is_within_its_boundary(aws: Aws) -> None:
+    """Made with it, and given another one by an update."""
+    client, iam = aws.client("cloudformation"), aws.client("iam")
+    boundaries = []
+    for action in ("iam:GetRole", "sqs:ListQueues"):
+        document = json.dumps({"Version": "2012-10-17", "Statement": [allow(action, "*")]})
+        boundaries.append(iam.create_policy(PolicyName=unique(), PolicyDocument=document)["Policy"]["Arn"])
+    account = {"Effect": "Allow", "Principal": {"AWS": ACCOUNT}, "Action": "sts:AssumeRole"}
+    everything = {"Version": "2012-10-17", "Statement": [allow("*", "*")]}
+    stack, name = unique(), unique("role")
+
+    def body(boundary: str) -> str:
+        properties = {
+            "RoleName": name,
+            "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": [account]},
+            "Policies": [{"PolicyName": "everything", "PolicyDocument": everything}],
+            "PermissionsBoundary": boundary,
+        }
+        return template(R=resource("AWS::IAM::Role", **properties))
+
+    client.create_stack(StackName=stack, TemplateBody=body(boundaries[0]), Capabilities=["CAPABILITY_NAMED_IAM"])
+    client.get_waiter("stack_create_complete").wait(StackName=stack, WaiterConfig={"Delay": 1})
+    made = iam.get_role(RoleName=name)["Role"]
+    assert made["PermissionsBoundary"]["PermissionsBoundaryArn"] == boundaries[0]
+    keys = aws.client("sts").assume_role(RoleArn=made["Arn"], RoleSessionName="probe")["Credentials"]
+    assert aws.client("iam", keys).get_role(RoleName=name)["Role"]["RoleName"] == name
+    assert "sqs:ListQueues" in denied(aws.client("sqs", keys).list_queues)
+
+    client.update_stack(StackName=stack, TemplateBody=body(boundaries[1]), Capabilities=["CAPABILITY_NAMED_IAM"])
+    client.get_waiter("stack_update_complete").wait(StackName=stack, WaiterConfig={"Delay": 1})
+    aws.client("sqs", keys).list_queues()
+    assert "iam:GetRole" in denied(lambda: aws.client("iam", keys).get_role(RoleName=name))
 
 
 def test_a_mapping_is_made_for_an_allowed_function_only(aws: Aws) -> None:
