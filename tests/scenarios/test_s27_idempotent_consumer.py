@@ -2,7 +2,7 @@
 
 The tests tell one story: a load with duplicates, forgeries, expired and damaged messages and crashing functions; what
 was set aside is mended and sent again; a consumer that forgets its strategy is found out, and that run removes the
-stack.
+stack; a load beyond the budget does not bring it back.
 """
 
 from __future__ import annotations
@@ -210,6 +210,19 @@ def test_the_failed_run_has_removed_the_stack(scenarios: Scenarios, first: Run) 
     assert [resource["ResourceARN"] for resource in tagged] == []
     assert not [name for name in scenarios.client("dynamodb").list_tables()["TableNames"] if STACK in name]
     assert not scenarios.client("sqs").list_queues(QueueNamePrefix=STACK).get("QueueUrls")
+
+
+def test_a_load_beyond_the_budget_is_refused_before_there_is_a_stack(scenarios: Scenarios, first: Run) -> None:
+    """Follows the run that has removed the stack."""
+    run = scenarios.run(STEM, events=20_000, budget_usd=0.25)
+
+    assert run.state == "failed"
+    assert (run.tasks["check_budget"], run.tasks["deploy_stack"]) == ({"failed"}, {"upstream_failed"})
+    assert run.tasks["report"] == run.tasks["notify"] == {"success"}
+    assert run.fact("Estimated cost").startswith("Refused: 0.46 USD for 26800 events ")
+    assert "check_budget: failed" in run.report["shortfalls"]
+    stacks = scenarios.client("cloudformation").describe_stacks()["Stacks"]
+    assert [stack["StackName"] for stack in stacks if stack["StackName"] == STACK] == []
 
 
 def dead_letters(command: str, scenarios: Scenarios, *arguments: str) -> None:
