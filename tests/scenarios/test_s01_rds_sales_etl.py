@@ -24,6 +24,7 @@ import pytest
 from atlas.loadgen.retail import Retail, generate
 from local.launcher import layout
 from local.runner import Run, Scenarios
+from tests.scenarios import isolation
 
 STEM = "s01_rds_sales_etl"
 STACK = "atlas-dev-s01-rds-sales-etl"
@@ -199,6 +200,10 @@ def test_a_missing_permission_fails_the_run(scenarios: Scenarios, first: Run, no
     assert run.tasks["extract"] == {"upstream_failed"}
     assert [subject for subject in subjects(scenarios, notices) if "FAILED" in subject.upper()]
     iam.put_role_policy(**name, PolicyDocument=json.dumps(policy))
+
+
+def test_its_roles_reach_nothing_of_others(scenarios: Scenarios, first: Run) -> None:
+    assert list(isolation.breaches(scenarios, STEM)) == []
 
 
 def test_bad_rows_block_publication_and_are_named(scenarios: Scenarios, first: Run, notices: str) -> None:

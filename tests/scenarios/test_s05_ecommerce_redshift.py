@@ -32,6 +32,7 @@ from atlas.loadgen.transactions import Shop, read_shop
 from local import bootstrap
 from local.launcher import layout
 from local.runner import Run, Scenarios
+from tests.scenarios import isolation
 
 STEM = "s05_ecommerce_redshift"
 STACK = "atlas-dev-s05-ecommerce-redshift"
@@ -257,6 +258,10 @@ def test_the_retail_days_equal_independent_sums(scenarios: Scenarios, retail: st
     assert after[0] - before[0] == len(lines)
     assert after[1] - before[1] == len({invoice for invoice, _ in lines})
     assert after[2] - before[2] == sum(amount for _, amount in lines)
+
+
+def test_its_roles_reach_nothing_of_others(scenarios: Scenarios, first: Run) -> None:
+    assert list(isolation.breaches(scenarios, STEM)) == []
 
 
 def test_nothing_is_left_when_the_stack_is_removed(scenarios: Scenarios, first: Run) -> None:

@@ -22,6 +22,7 @@ from botocore.exceptions import ClientError
 from atlas import dead_letters
 from local.bootstrap import outputs_of
 from local.runner import Run, Scenarios
+from tests.scenarios import isolation
 
 STEM = "s08_fraud_workflow"
 STACK = "atlas-dev-s08-fraud-workflow"
@@ -214,6 +215,10 @@ def test_a_malformed_payment_is_decided_once_it_is_mended(scenarios: Scenarios, 
     assert dead_letters.main(["replay", *quarantine, "--file", str(letters), "--stream", stack.outputs["Stream"]]) == 0
     assert decided(stack, good)["decision"] == "APPROVED"
     assert scenarios.objects(f"{STEM}/quarantine/").keys() == before
+
+
+def test_its_roles_reach_nothing_of_others(scenarios: Scenarios, first: Run) -> None:
+    assert list(isolation.breaches(scenarios, STEM)) == []
 
 
 def test_a_load_that_breaks_the_contract_fails_the_gate_and_its_stack_is_removed(scenarios: Scenarios) -> None:

@@ -23,6 +23,7 @@ import pytest
 
 from local.launcher import layout
 from local.runner import Run, Scenarios
+from tests.scenarios import isolation
 
 STEM = "s27_idempotent_consumer"
 STACK = "atlas-dev-s27-idempotent-consumer"
@@ -188,6 +189,10 @@ def test_mended_letters_are_replayed(scenarios: Scenarios, truth: dict[str, Any]
 
     wait_for(lambda: receipts() == list(truth["expired"]))
     assert not [letter for letter in letters(scenarios, "inbox") if letter["reason"] == "expired"]
+
+
+def test_its_roles_reach_nothing_of_others(scenarios: Scenarios, first: Run) -> None:
+    assert list(isolation.breaches(scenarios, STEM)) == []
 
 
 def test_a_consumer_without_its_strategy_is_found_out(scenarios: Scenarios, first: Run) -> None:
