@@ -63,7 +63,7 @@ class Tag(StrEnum):
 
 
 def stack_name(scenario: str) -> str:
-    """Return the name of a scenario's stack in this environment: ``atlas-dev-s01-rds-sales-etl``."""
+    """Return the name of a scenario's stack in this environment: ``atlas-<environment>-s01-rds-sales-etl``."""
     return f"atlas-{ENVIRONMENT}-{scenario.replace('_', '-')}"
 
 
