@@ -104,6 +104,12 @@ def params_explain_themselves(dag: DAG) -> Iterator[str]:
             yield f"param {name}: no valid default: {str(error).splitlines()[0]}"
 
 
+def access_is_granted_in_airflow(dag: DAG) -> Iterator[str]:
+    """With FAB, ``access_control`` takes back what administrators granted, and a role nobody has made stops the import."""
+    if dag.access_control is not None:
+        yield "access_control is set; roles are granted to DAGs in Airflow, see docs/security.md"
+
+
 def params_are_bounded(dag: DAG) -> Iterator[str]:
     """Nobody can type a load without an end, or a text of any form."""
     for name in dag.params:
@@ -252,6 +258,7 @@ DAG_RULES = (
     documentation_answers,
     params_explain_themselves,
     params_are_bounded,
+    access_is_granted_in_airflow,
     stacks_are_removed,
     costs_are_bounded,
     documentation_names_the_price,

@@ -331,6 +331,12 @@ def test_the_rule_names_what_is_wrong(
     assert named in "\n".join(rule(dag))
 
 
+def test_access_control_is_found_and_airflow_warns_of_it() -> None:
+    with pytest.warns(DeprecationWarning, match="permissions module is deprecated"):
+        dag = sound_dag(access_control={"Viewer": {"can_read"}})
+    assert "access_control" in "\n".join(rules.access_is_granted_in_airflow(dag))
+
+
 @pytest.mark.parametrize("trigger_rule", ["all_success", "none_failed", "none_failed_min_one_success"])
 def test_a_failure_is_seen_through_tasks_that_pass_it_on(trigger_rule: str) -> None:
     dag = sound_dag()

@@ -12,6 +12,7 @@ from unittest.mock import MagicMock
 
 import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from atlas.loadgen import feed as feed_module
 from atlas.loadgen import sinks
@@ -166,6 +167,14 @@ class TestFeed:
         events = [replace(event, due=due) for event, due in zip(good(4), (0, 0, 3, 3.05), strict=True)]
         feed(events, sink, {})
         assert [(round(at, 1), count) for at, count in sink.chunks] == [(0, 2), (3, 1), (3.1, 1)]
+
+    def test_a_load_has_an_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(feed_module, "MOST_RECORDS", 12_000)
+        assert feed(good(12_000), Recorder(), {}).records == 12_000
+        sink = Recorder()
+        with pytest.raises(AirflowFailException, match="more than 12,000 events"):
+            feed(good(10**9), sink, {})
+        assert len(sink.events) == 10_000
 
     @pytest.mark.parametrize("asked", [{"rate": 0}, {"rate": 10, "burst": 0.5}], ids=str)
     def test_what_makes_no_sense_is_refused(self, asked: dict[str, float]) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+
+import pytest
+from airflow.sdk import Param
+from airflow.sdk.exceptions import ParamValidationError
 
 from atlas import settings
 from atlas.settings import Tag
@@ -27,6 +32,26 @@ def test_every_task_has_an_owner_retries_and_a_time_limit() -> None:
     assert settings.DEFAULT_ARGS["retries"] >= 1
     assert settings.DEFAULT_ARGS["retry_delay"].total_seconds() > 0
     assert settings.DEFAULT_ARGS["execution_timeout"].total_seconds() > 0
+
+
+@pytest.mark.parametrize(
+    ("address", "accepted"),
+    [
+        ("s3://atlas-dev-lake-000000000000-us-east-1/uploads/retail/", True),
+        ("s3://atlas-dev-lake-000000000000-us-east-1/uploads/payments.jsonl", True),
+        ("s3://lake", True),
+        ("./my-data", False),  # `make run` uploads it and hands over the address of that
+        ("https://lake.example/uploads/", False),
+        ("s3://", False),
+        ("s3://Lake_1/uploads/", False),
+        ("see s3://lake/uploads/", False),
+    ],
+)
+def test_an_address_in_s3_is_told_from_others(address: str, accepted: bool) -> None:
+    param = Param(None, type=["null", "string"], pattern=settings.S3_ADDRESS)
+    assert param.resolve() is None
+    with nullcontext() if accepted else pytest.raises(ParamValidationError):
+        assert param.resolve(address) == address
 
 
 def test_tags_are_texts_in_small_letters() -> None:
@@ -54,4 +79,4 @@ def test_the_configuration_names_the_environment(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert answer.stdout.split()[-4:] == ["atlas-prod-s05-x", "atlas-prod-cloudformation", "3", "4"]
+    assert answer.stdout.split()[-4:] == ["atlas-prod-s05-x", "atlas-prod-cloudformation", "3.0", "4"]

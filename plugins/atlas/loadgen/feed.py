@@ -21,12 +21,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from atlas.loadgen.disturb import Event
 from atlas.loadgen.sinks import Sent, Shard, Sink
 
 CHUNK = 5000
 """Events handed to the sink at once at most."""
+
+MOST_RECORDS = 1_000_000
+"""What one feed sends at most, whatever was estimated: a gzip file may hold far more than its size says."""
 
 TICK_SECONDS = 0.1
 """Between two looks whether the next event is due."""
@@ -85,6 +89,7 @@ def feed(
     Raises:
         ValueError: the rate is not positive or the burst below 1; see also :class:`atlas.loadgen.sinks.Sink`.
         TimeoutError: the sink did not take an event.
+        AirflowFailException: there are more than ``MOST_RECORDS`` events; the first of them are sent. Never retried.
     """
     if (rate is not None and rate <= 0) or burst < 1:
         raise ValueError(f"rate {rate} must be positive, burst {burst} at least 1")
@@ -92,6 +97,8 @@ def feed(
     sent = Sent()
     good = duplicates = malformed = 0
     for chunk in _chunks(iter(events), rate, burst):
+        if good + duplicates + malformed + len(chunk) > MOST_RECORDS:
+            raise AirflowFailException(f"The load has more than {MOST_RECORDS:,} events, copies included: split it")
         sent.add(sink.send(chunk))
         duplicates += sum(event.duplicate for event in chunk)
         malformed += sum(event.malformed for event in chunk)
