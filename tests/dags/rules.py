@@ -105,7 +105,7 @@ def params_explain_themselves(dag: DAG) -> Iterator[str]:
 
 
 def access_is_granted_in_airflow(dag: DAG) -> Iterator[str]:
-    """With FAB, ``access_control`` takes back what administrators granted, and a role nobody has made stops the import."""
+    """``access_control`` takes back what administrators granted; a role in it that nobody has made stops the import."""
     if dag.access_control is not None:
         yield "access_control is set; roles are granted to DAGs in Airflow, see docs/security.md"
 
