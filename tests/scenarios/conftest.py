@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,43 @@ from local.launcher import layout, spark
 from local.launcher.embedded import free_port
 from local.runner import Scenarios
 from tests.conftest import Aws
+from tests.scenarios import secrecy
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
+KNOWN: dict[str, str] = {}
+"""The secrets there were so far: value to what it is called."""
+
+PRINTED = pytest.StashKey[list[tuple[str, str]]]()
+"""What the tests, and Airflow's tasks with them, have printed: test and text."""
+
 
 @pytest.fixture(scope="session")
-def scenarios(aws: Aws) -> Scenarios:
-    """An account with Atlas's permissions and an Airflow that uses it."""
+def scenarios(aws: Aws, pytestconfig: pytest.Config) -> Iterator[Scenarios]:
+    """An account with Atlas's permissions and an Airflow that uses it; no secret may get out of their runs."""
     spark.ensure(layout.AWS_VENV / "bin" / "python", layout.HOME / "jars")
-    return Scenarios(aws.client, aws.endpoint)
+    made = Scenarios(aws.client, aws.endpoint)
+    KNOWN[json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"])["password"]] = "Airflow's access key"
+    yield made
+    texts = [*secrecy.kept(Path(os.environ["AIRFLOW_HOME"]) / "airflow.db"), *pytestconfig.stash[PRINTED]]
+    assert list(secrecy.leaks(KNOWN, texts)) == []
+
+
+@pytest.fixture(autouse=True)
+def _secrets_are_known(request: pytest.FixtureRequest) -> None:
+    """Learn the secrets of the stacks that are there; at the end of the session most of them are gone."""
+    if "scenarios" in request.fixturenames:
+        KNOWN.update(secrecy.secrets(request.getfixturevalue("scenarios").client))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    printed = item.config.stash.setdefault(PRINTED, [])
+    printed += [(report.nodeid, text) for title, text in report.sections if title.endswith(call.when)]
+    return report
 
 
 @pytest.fixture(scope="module")

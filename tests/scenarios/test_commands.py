@@ -15,7 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
+from local import bootstrap
 from local.launcher.runs import Api
+from tests.scenarios import secrecy
 from tests.scenarios.conftest import Command
 
 FRAUD = "s08_fraud_workflow"
@@ -96,6 +98,18 @@ def test_quarantined_records_are_counted_by_the_replay_command(api: Api, command
     listed = command("replay", ARGS="list --prefix s05_ecommerce_redshift/quarantine/")
     assert listed.returncode == 0, listed.stdout + listed.stderr
     assert "1 " in listed.stdout
+
+
+def test_no_secret_is_in_a_log_or_in_the_database(api: Api, laptop: Path) -> None:
+    """Of those runs, as the processes of Airflow themselves have kept them; one stack with a secret is still there."""
+    home = laptop / "airflow"
+    connection = json.loads((home / "aws_default.json").read_text())
+    known = secrecy.secrets(bootstrap.root(connection["extra"]["endpoint_url"]))
+    assert known
+    known[connection["password"]] = "Airflow's access key"
+    logs = [(str(file), file.read_text()) for file in laptop.rglob("*.log")]
+    assert any("task_id=load_warehouse" in name for name, _ in logs)
+    assert list(secrecy.leaks(known, [*logs, *secrecy.kept(home / "airflow.db")])) == []
 
 
 def test_nothing_is_left_after_down(api: Api, laptop: Path, command: Command) -> None:
