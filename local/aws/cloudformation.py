@@ -393,6 +393,16 @@ TYPES = {
         "",
         "logs:DeleteLogStream",
     ),
+    "AWS::MWAA::Environment": Type(
+        "arn:aws:airflow:{region}:{account}:environment/{name}",
+        "Name",
+        "airflow:CreateEnvironment airflow:GetEnvironment",
+        "airflow:UpdateEnvironment airflow:GetEnvironment",
+        "airflow:DeleteEnvironment airflow:GetEnvironment",
+        {"Tags": "airflow:TagResource"},
+        role="[ExecutionRoleArn]",
+        principal="airflow.amazonaws.com",
+    ),
     "AWS::Pipes::Pipe": Type(
         "arn:aws:pipes:{region}:{account}:pipe/{name}",
         "Name",

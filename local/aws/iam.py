@@ -369,6 +369,9 @@ class Passing:
 
 # Glue has no refusal: it accepts the job and fails each run, which is what the Glue module does.
 _PASSING = {
+    "airflow": Passing(
+        "airflow.amazonaws.com", "[ExecutionRoleArn]", frozenset({"CreateEnvironment", "UpdateEnvironment"})
+    ),
     "cloudformation": Passing(
         "cloudformation.amazonaws.com",
         "[RoleARN]",

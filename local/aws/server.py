@@ -28,6 +28,7 @@ SERVICES = (
     "iam",
     "cloudformation",
     "redshift",
+    "mwaa",
     "lambda_errors",
     "lambda_logs",
     "limits",

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +108,10 @@ def _resources(declared: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
         if not isinstance(values, list):
             raise ValueError(f"{name} runs over {values}, which the template does not list")
         text = json.dumps(repeated)
-        yield from chain.from_iterable(
-            _resources(json.loads(text.replace(f"${{{variable}}}", value).replace(f"&{{{variable}}}", value)))
-            for value in values
-        )
+        for value in values:
+            alphanumeric = re.sub(r"[^0-9A-Za-z]", "", value)
+            written = text.replace(f"${{{variable}}}", value).replace(f"&{{{variable}}}", alphanumeric)
+            yield from _resources(json.loads(written))
 
 
 def _statements(value: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -44,12 +44,16 @@ WITHOUT_RESOURCE = {
     "redshift-data:DescribeStatement": "a statement belongs to the principal that made it",
     "redshift-data:GetStatementResult": "a statement belongs to the principal that made it",
     "redshift-data:ListStatements": "a listing of the principal's own",
+    "s3:GetAccountPublicAccessBlock": "a setting of the account",
     "secretsmanager:GetRandomPassword": "makes text and touches no secret",
     "states:SendTaskFailure": "the task token says which execution",
     "states:SendTaskSuccess": "the task token says which execution",
 }
 """Actions that IAM matches with no resource but ``*``, and why that is so:
 https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html"""
+
+WITH_OPTIONAL_RESOURCE = {"cloudwatch:PutMetricData": "a metric has no ARN, only a data set has"}
+"""Actions that can be limited to a resource their calls need not have; a policy that names it allows no other call."""
 
 ENCRYPTED = {
     "AWS::DynamoDB::Table": "SSESpecification.KMSMasterKeyId",
@@ -113,7 +117,7 @@ def resources_are_named(template: Template) -> Iterator[str]:
         if statement.where == "KeyPolicy":  # its resource is the key itself and cannot be written otherwise
             continue
         if any(_is_anything(resource) for resource in statement.resources):
-            named = [action for action in statement.actions if action not in WITHOUT_RESOURCE]
+            named = [action for action in statement.actions if action not in WITHOUT_RESOURCE | WITH_OPTIONAL_RESOURCE]
             yield from (f"{statement.label}: {action} on any resource" for action in named)
 
 

@@ -295,6 +295,13 @@ def test_the_action_knows_no_resource(action: str) -> None:
     assert "Resources" not in known
 
 
+@pytest.mark.parametrize("action", rules.WITH_OPTIONAL_RESOURCE)
+def test_the_action_knows_a_resource_but_needs_none(action: str) -> None:
+    """https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazoncloudwatch.html"""
+    service, _, name = action.partition(":")
+    assert load_resource(AdditionalSpecs, "Policies.json")[service]["Actions"][name.lower()]["Resources"] == ["dataset"]
+
+
 @pytest.mark.parametrize("rule", [*rules.RULES, rules.roles_have_the_boundary], ids=lambda rule: rule.__name__)
 def test_a_sound_template_keeps_the_rule(rule: Rule) -> None:
     assert list(rule(SOUND)) == []
