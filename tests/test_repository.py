@@ -131,6 +131,12 @@ def test_every_scenario_has_its_files_and_no_other() -> None:
         assert needed - found == set()
 
 
+def test_every_scenario_tries_what_its_roles_reach() -> None:
+    for name in files("dags/*.py"):
+        test = layout.REPOSITORY / "tests" / "scenarios" / f"test_{Path(name).stem}.py"
+        assert "assert list(isolation.breaches(scenarios, STEM)) == []" in test.read_text(), test.name
+
+
 def test_every_file_of_a_scenario_belongs_to_a_dag() -> None:
     dags = {Path(name).stem for name in files("dags/*.py")}
     named = {name: stem_of(name) for name in files()}
