@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from typing import Any
 
 import pytest
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-from airflow.sdk.module_loading import import_string
 from botocore.exceptions import ClientError
 
 from local.launcher import layout
@@ -33,7 +33,8 @@ def backend(environment: str) -> Any:
     (airflow,) = [resource for resource in resources if resource["Type"] == "AWS::MWAA::Environment"]
     options = airflow["Properties"]["AirflowConfigurationOptions"]
     arguments = options["secrets.backend_kwargs"]["Fn::Sub"].replace("${Environment}", environment)
-    return import_string(options["secrets.backend"])(**json.loads(arguments))
+    module, _, name = options["secrets.backend"].rpartition(".")
+    return getattr(import_module(module), name)(**json.loads(arguments))
 
 
 def test_connections_come_from_secrets_manager(aws: Aws, execution_role: None) -> None:
@@ -51,5 +52,5 @@ def test_connections_come_from_secrets_manager(aws: Aws, execution_role: None) -
 def test_the_connection_to_aws_needs_no_secret(execution_role: None) -> None:
     """The DAGs' only connection is then the role Airflow runs with."""
     assert backend("dev").get_connection("aws_default") is None
-    caller = AwsBaseHook(client_type="sts").get_conn().get_caller_identity()["Arn"]
-    assert ":user/user-" in caller
+    sts: Any = AwsBaseHook(client_type="sts").get_conn()
+    assert ":user/user-" in sts.get_caller_identity()["Arn"]
