@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import boto3
@@ -16,6 +17,7 @@ from botocore.exceptions import ClientError
 from atlas import settings
 from local.launcher import layout
 from local.runner import Scenarios
+from tests.templates.model import as_list
 
 Client = Callable[[str], Any]
 """Makes the client of a service."""
@@ -37,7 +39,15 @@ CALLS = READS | {
     "sqs:SendMessage": lambda client, arn: client("sqs").send_message(QueueUrl=_url(arn), MessageBody="forged"),
 }
 DENIALS = {"AccessDenied", "AccessDeniedException"}
-KEY = ("kms:Decrypt", "kms:GenerateDataKey")
+WIDER = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": [*CALLS, "kms:Decrypt", "kms:GenerateDataKey"], "Resource": "*"},
+        ],
+    }
+)
+"""A policy that allows the calls on everything."""
 
 
 def breaches(scenarios: Scenarios, stem: str) -> Iterator[str]:
@@ -46,32 +56,33 @@ def breaches(scenarios: Scenarios, stem: str) -> Iterator[str]:
     With a wider policy, the control, it reaches the other scenario, but for its boundary still not ``prod``; without
     the boundary, the second control, it reaches that too. What is its own it reads all along.
     """
-    stack, lake = settings.stack_name(stem), scenarios.lake
-    another = things(scenarios, "atlas-dev-s00-another", lake, "s00_another")
-    twin = things(scenarios, stack.replace("-dev-", "-prod-"), lake.replace("-dev-", "-prod-"), stem)
-    read = 0
-    with another as theirs, twin as prods:
+    stack, read = settings.stack_name(stem), 0
+    with (
+        things(scenarios, "atlas-dev-s00-another", scenarios.lake, "s00_another") as theirs,
+        twin(scenarios, stem) as prods,
+    ):
         for role in roles(scenarios, stack):
             with session(scenarios, role) as client:
-                yield from unexpected(role, client, theirs, set())
+                yield from unexpected(role, client, theirs, expected=False)
                 for action, arn in readable(scenarios, role):
                     read += 1
                     if not allowed(client, action, arn):
                         yield f"{role} cannot {action} on its own {arn}"
                 with widened(scenarios, role):
-                    yield from unexpected(f"{role}, widened,", client, theirs, set(CALLS))
-                    yield from unexpected(f"{role}, widened,", client, prods, set())
+                    yield from unexpected(f"{role}, widened,", client, theirs, expected=True)
+                    yield from unexpected(f"{role}, widened,", client, prods, expected=False)
                     with unbounded(scenarios, role):
-                        yield from unexpected(f"{role}, unbounded,", client, prods, set(CALLS))
+                        yield from unexpected(f"{role}, unbounded,", client, prods, expected=True)
     if not read:
         yield f"no role of {stem} reads anything"
 
 
-def unexpected(who: str, client: Client, things: Things, expected: set[str]) -> Iterator[str]:
-    """Yield where what is allowed on ``things`` is not as expected."""
-    reached = {action for action in CALLS if allowed(client, action, things[action.partition(":")[0]])}
-    yield from (f"{who} can {action} on {things['dynamodb']} and its like" for action in sorted(reached - expected))
-    yield from (f"{who} cannot {action} on {things['dynamodb']} and its like" for action in sorted(expected - reached))
+def unexpected(who: str, client: Client, things: Things, expected: bool) -> Iterator[str]:
+    """Yield which calls on ``things`` are allowed, or denied, against expectation."""
+    for action in CALLS:
+        arn = things[action.partition(":")[0]]
+        if allowed(client, action, arn) != expected:
+            yield f"{who} {'cannot' if expected else 'can'} {action} on {arn}"
 
 
 def allowed(client: Client, action: str, arn: str) -> bool:
@@ -100,36 +111,48 @@ def readable(scenarios: Scenarios, role: str) -> Iterator[tuple[str, str]]:
     iam = scenarios.client("iam")
     for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
         for statement in iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]["Statement"]:
-            for action in READS.keys() & set(_list(statement["Action"])):
-                yield from ((action, arn.replace("*", "nothing")) for arn in _list(statement["Resource"]))
+            for action in READS.keys() & set(as_list(statement["Action"])):
+                yield from ((action, arn.replace("*", "nothing")) for arn in as_list(statement["Resource"]))
 
 
 @contextmanager
 def things(scenarios: Scenarios, name: str, bucket: str, folder: str) -> Iterator[Things]:
-    """Keep a table, a queue, a secret and an object as a scenario's stack would name them; its bucket may be there."""
-    table, s3 = scenarios.client("dynamodb"), scenarios.client("s3")
+    """Keep a table, a queue, a secret and an object, named as a scenario names them."""
+    dynamodb, s3 = scenarios.client("dynamodb"), scenarios.client("s3")
     sqs, secrets = scenarios.client("sqs"), scenarios.client("secretsmanager")
+    key = {"AttributeName": "pk"}
     with ExitStack() as removals:
-        key = [{"AttributeName": "pk", "KeyType": "HASH"}], [{"AttributeName": "pk", "AttributeType": "S"}]
-        made = table.create_table(
-            TableName=name, KeySchema=key[0], AttributeDefinitions=key[1], BillingMode="PAY_PER_REQUEST"
+        table = dynamodb.create_table(
+            TableName=name,
+            KeySchema=[key | {"KeyType": "HASH"}],
+            AttributeDefinitions=[key | {"AttributeType": "S"}],
+            BillingMode="PAY_PER_REQUEST",
         )["TableDescription"]["TableArn"]
-        removals.callback(table.delete_table, TableName=name)
+        removals.callback(dynamodb.delete_table, TableName=name)
         queue = sqs.create_queue(QueueName=name)["QueueUrl"]
         removals.callback(sqs.delete_queue, QueueUrl=queue)
         secret = secrets.create_secret(Name=name, SecretString="private")["ARN"]
         removals.callback(secrets.delete_secret, SecretId=secret, ForceDeleteWithoutRecovery=True)
-        if bucket != scenarios.lake:
-            s3.create_bucket(Bucket=bucket)
-            removals.callback(s3.delete_bucket, Bucket=bucket)
         s3.put_object(Bucket=bucket, Key=f"{folder}/private")
         removals.callback(s3.delete_object, Bucket=bucket, Key=f"{folder}/private")
         yield {
-            "dynamodb": made,
+            "dynamodb": table,
             "s3": f"arn:aws:s3:::{bucket}/{folder}/private",
             "secretsmanager": secret,
             "sqs": sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"],
         }
+
+
+@contextmanager
+def twin(scenarios: Scenarios, stem: str) -> Iterator[Things]:
+    """Keep what the scenario would have in ``prod``, in a lake of that name."""
+    s3, lake = scenarios.client("s3"), "atlas-prod-lake"
+    s3.create_bucket(Bucket=lake)
+    try:
+        with things(scenarios, settings.stack_name(stem).replace("-dev-", "-prod-"), lake, stem) as prods:
+            yield prods
+    finally:
+        s3.delete_bucket(Bucket=lake)
 
 
 @contextmanager
@@ -143,21 +166,22 @@ def session(scenarios: Scenarios, role: str) -> Iterator[Client]:
     iam.update_assume_role_policy(RoleName=role, PolicyDocument=json.dumps(wider))
     try:
         keys = sts.assume_role(RoleArn=found["Arn"], RoleSessionName="isolation")["Credentials"]
-        session: Any = boto3.Session(
-            keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"], region_name=layout.REGION
-        )
-        clients: dict[str, Any] = {}
-        yield lambda service: clients.setdefault(service, session.client(service, endpoint_url=scenarios.endpoint))
+        yield clients(scenarios, keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"])
     finally:
         iam.update_assume_role_policy(RoleName=role, PolicyDocument=json.dumps(trust))
 
 
+def clients(scenarios: Scenarios, access_key: str, secret_key: str, token: str | None = None) -> Client:
+    """Return what makes clients that act with these credentials, each once."""
+    session: Any = boto3.Session(access_key, secret_key, token, layout.REGION)
+    return cache(lambda service: session.client(service, endpoint_url=scenarios.endpoint))
+
+
 @contextmanager
 def widened(scenarios: Scenarios, role: str) -> Iterator[None]:
-    """Let a role do on everything what the calls need."""
+    """Let a role make the calls on everything."""
     iam, name = scenarios.client("iam"), {"RoleName": role, "PolicyName": "wider"}
-    statement = {"Effect": "Allow", "Action": [*CALLS, *KEY], "Resource": "*"}
-    iam.put_role_policy(**name, PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    iam.put_role_policy(**name, PolicyDocument=WIDER)
     try:
         yield
     finally:
@@ -183,7 +207,3 @@ def _object(arn: str) -> dict[str, str]:
 
 def _url(arn: str) -> str:
     return "/".join(("http://queue", *arn.split(":")[4:]))
-
-
-def _list(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
