@@ -15,7 +15,7 @@ from airflow.sdk import conf
 ENVIRONMENT: str = conf.get("atlas", "environment", fallback="dev")
 """Part of every resource's name, so that two environments live in one account."""
 
-POLL_SECONDS: int = conf.getint("atlas", "poll_seconds", fallback=15)
+POLL_SECONDS: float = conf.getfloat("atlas", "poll_seconds", fallback=15)
 """Between two looks at something AWS is busy with."""
 
 BUFFER_SECONDS: int = conf.getint("atlas", "buffer_seconds", fallback=60)
