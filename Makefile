@@ -7,7 +7,7 @@ WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 export DAG CONF ARGS FAULTS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo run status logs down reset replay test test-full bench soak capabilities lint package snapshots lock
+.PHONY: help setup up demo run status logs down reset replay test test-full bench soak capabilities lint package deploy snapshots lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,7 +59,10 @@ lint: setup  ## ruff, mypy, cfn-lint
 	@$(VENV)/cfn-lint include/templates/*.yaml deploy/*.yaml
 
 package: setup  ## build dist/ for Amazon MWAA and try it there as MWAA would (PYTHON312=/path/to/python3.12)
-	@PYTHONPATH=plugins $(VENV)/python -m deploy.package
+	@PYTHONPATH=plugins $(VENV)/python -m deploy.package $(ARGS)
+
+deploy: setup  ## bring dist/ to Amazon MWAA: make deploy ENV=dev [ARGS="--dry-run"] (all: ARGS=-h)
+	@PYTHONPATH=plugins $(VENV)/python -m deploy.mwaa $(or $(ENV),dev) $(ARGS)
 
 snapshots: setup  ## record the DAGs' graphs for review
 	@$(VENV)/python -m pytest tests/dags --update-snapshots

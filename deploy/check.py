@@ -32,7 +32,7 @@ def check(dist: Path) -> None:
             not have, a DAG breaks a rule, or there is no Python 3.12 here.
     """
     with step("An environment like Amazon MWAA's"):
-        _make_environment(dist / "requirements.txt")
+        _make_environment(dist)
     with tempfile.TemporaryDirectory() as folder, step("Plugins and DAGs in that environment"):
         unpacked = unpack(dist, Path(folder))
         settings = {"AIRFLOW_HOME": folder, "PYTHONPATH": str(TOOLS)}
@@ -86,8 +86,9 @@ def _run(command: list[str | Path], unpacked: Path, settings: dict[str, str], pr
         raise LauncherError(f"{problem}:\n{done.stdout.strip()}")
 
 
-def _make_environment(requirements: Path) -> None:
+def _make_environment(dist: Path) -> None:
     """Make ``ENVIRONMENT``, unless it is there already, and pytest beside it."""
+    requirements = dist / "requirements.txt"
     wanted = hashlib.sha256(b"".join(file.read_bytes() for file in (IMAGE, CONSTRAINTS, requirements))).hexdigest()
     marker = ENVIRONMENT / "atlas-package"
     if marker.is_file() and marker.read_text() == wanted:
@@ -113,7 +114,13 @@ def _make_environment(requirements: Path) -> None:
         # The constraint line's address cannot be reached everywhere: its content is here.
         beyond = Path(folder, "requirements.txt")
         beyond.write_text("\n".join(f"{name}=={version}" for name, version in pins(requirements.read_text()).items()))
-        environments.run([*install, "-c", CONSTRAINTS, "-r", beyond], "Installing requirements.txt as MWAA would")
+        source: list[str | Path] = []
+        if "--no-index" in requirements.read_text():
+            with zipfile.ZipFile(dist / "plugins.zip") as plugins:
+                plugins.extractall(folder)
+            source = ["--no-index", "--find-links", folder]
+        wanted_too = [*install, *source, "-c", CONSTRAINTS, "-r", beyond]
+        environments.run(wanted_too, "Installing requirements.txt as MWAA would")
     locked = pins(environments.AIRFLOW.lock.read_text())
     tools = [f"{name}=={locked[name]}" for name in ("pytest", "iniconfig", "pluggy")]
     environments.run([*install, "--no-deps", "--target", TOOLS, *tools], "Installing pytest")

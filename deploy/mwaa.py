@@ -157,7 +157,8 @@ class Stack:
             return ["it would be made"]
         known = _parameters(stack)
         found = [f"{key}: {known.get(key)} -> {value}" for key, value in parameters.items() if known.get(key) != value]
-        if template and self.client.get_template(StackName=self.name)["TemplateBody"] != template:
+        body: object = self.client.get_template(StackName=self.name, TemplateStage="Original")["TemplateBody"]
+        if template and body != template:
             found.append("its template has changed")
         return found
 

@@ -1,8 +1,8 @@
-"""Builds ``dist/``, which is what an Amazon MWAA environment takes: ``python -m deploy.package [--no-check]``.
+"""Builds ``dist/``, what an Amazon MWAA environment takes: ``python -m deploy.package [--offline] [--no-check]``.
 
     dags/              DAG files; include/ with SQL, templates, sources and Lambda layers; .airflowignore
-    plugins.zip        the plugins folder
-    requirements.txt   with the constraint line MWAA demands
+    plugins.zip        the plugins folder; with --offline also the wheels of what requirements.txt asks for
+    requirements.txt   with the constraint line MWAA demands; with --offline installed from those wheels
     manifest.json      versions, and the SHA-256 and size of every file
 
 The same sources make the same bytes. What MWAA or Lambda would refuse is refused here, with the reason; unless told
@@ -37,6 +37,15 @@ FUNCTION_BYTES = 250 * 2**20
 """A function with its layers, unzipped:
 https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html"""
 
+ON_MWAA = "/usr/local/airflow/plugins"
+"""Where MWAA unpacks plugins.zip. What a network without a way out takes:
+https://docs.aws.amazon.com/mwaa/latest/userguide/best-practices-dependencies.html"""
+MWAA_WHEELS = (
+    *("--python-version", PYTHON_VERSION),
+    *(option for glibc in ("2_34", "2_28", "2_17") for option in ("--platform", f"manylinux_{glibc}_x86_64")),
+)
+"""Options for the wheels that fit the image, which is Amazon Linux 2023."""
+
 NO_DAGS = "# Below here are no DAGs: SQL, templates and programs that run elsewhere.\ninclude/\n"
 
 
@@ -47,11 +56,12 @@ class RefusedError(LauncherError):
 def main() -> int:
     """Build, refuse or check; return the exit code."""
     parser = argparse.ArgumentParser(prog="make package", description=__doc__)
+    parser.add_argument("--offline", action="store_true", help="for a network that reaches no package index")
     parser.add_argument("--no-check", action="store_true", help="do not try the package in an environment like MWAA's")
     arguments = parser.parse_args()
     try:
         need_image()
-        build(layout.REPOSITORY, DIST)
+        build(layout.REPOSITORY, DIST, offline=arguments.offline)
         if not arguments.no_check:
             check.check(DIST)
     except LauncherError as error:
@@ -63,12 +73,14 @@ def main() -> int:
     return 0
 
 
-def build(source: Path, dist: Path) -> None:
+def build(source: Path, dist: Path, *, offline: bool = False) -> None:
     """Build the package of the repository in ``source`` into ``dist``, which is made anew.
+
+    ``offline`` makes one that is installed without a package index.
 
     Raises:
         RefusedError: MWAA or Lambda would not take it; ``dist`` is not there then.
-        LauncherError: a package of a Lambda layer could not be had.
+        LauncherError: a package of a Lambda layer, or a wheel, could not be had.
     """
     shutil.rmtree(dist, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -81,13 +93,32 @@ def build(source: Path, dist: Path) -> None:
             with step(f"Lambda layer {requirements.parent.name}, for x86_64 and arm64"):
                 environments.fill_layer(requirements, requirements.parent / "python", environments.LAMBDA_WHEELS)
         _copy(source / "plugins", scratch / "plugins")
-        (target / "plugins.zip").write_bytes(zip_folder(scratch / "plugins"))
         shutil.copyfile(source / "requirements.txt", target / "requirements.txt")
+        if offline:
+            _bring_wheels(target / "requirements.txt", scratch / "plugins")
+        (target / "plugins.zip").write_bytes(zip_folder(scratch / "plugins"))
         reasons = list(refusals(target))
         if reasons:
             raise RefusedError("This package would be refused:\n  " + "\n  ".join(reasons))
         (target / "manifest.json").write_text(json.dumps(_manifest(target), indent=1) + "\n")
         shutil.copytree(target, dist)
+
+
+def _bring_wheels(requirements: Path, plugins: Path) -> None:
+    """Put what ``requirements`` asks for and the image lacks into ``plugins``, and let it be installed from there."""
+    wanted = [f"{name}=={version}" for name, version in pins(requirements.read_text()).items()]
+    with step("Wheels of requirements.txt"):
+        environments.download(wanted, CONSTRAINTS, plugins, MWAA_WHEELS)
+    present = pins(IMAGE.read_text())
+    for wheel in plugins.glob("*.whl"):
+        name, version, _ = wheel.name.split("-", 2)
+        if pins(f"{name}=={version}").items() <= present.items():
+            wheel.unlink()
+    constraints = f"constraints-{AIRFLOW_VERSION}/constraints-{PYTHON_VERSION}.txt"
+    (plugins / constraints).parent.mkdir()
+    shutil.copyfile(CONSTRAINTS, plugins / constraints)
+    lines = [f'--constraint "{ON_MWAA}/{constraints}"', "--no-index", f"--find-links {ON_MWAA}", *wanted]
+    requirements.write_text("\n".join(lines) + "\n")
 
 
 def refusals(package: Path) -> Iterator[str]:
@@ -104,7 +135,7 @@ def refusals(package: Path) -> Iterator[str]:
 
 def _wrong_requirements(text: str) -> Iterator[str]:
     """https://docs.aws.amazon.com/mwaa/latest/userguide/best-practices-dependencies.html"""
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    lines = [line for line in text.splitlines() if line and not line.startswith(("#", "--no-index", "--find-links"))]
     if not re.match(rf'--constraint "\S+/constraints-{AIRFLOW_VERSION}/constraints-{PYTHON_VERSION}.txt"$', lines[0]):
         yield f"requirements.txt does not begin with the constraint line of Airflow {AIRFLOW_VERSION}"
     yield from (f"requirements.txt does not pin {line}" for line in lines[1:] if not pins(line))

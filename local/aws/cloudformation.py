@@ -930,6 +930,21 @@ def _name_the_failure(original: Callable[..., Any]) -> Callable[..., Any]:
     return roll_back
 
 
+def _drop_absent(original: Callable[..., Params]) -> Callable[..., Params]:
+    """Leave resources whose condition does not hold out of what a change set compares.
+
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/conditions-section-structure.html
+    """
+
+    def resolve(template: Params, parameters: Params, *stack: str) -> Params:
+        resolved = original(template, parameters, *stack)
+        holds = _engine._evaluate_conditions(template, parameters) if resolved else {}
+        resources = resolved.get("Resources", {}).items()
+        return {"Resources": {name: body for name, body in resources if holds.get(body.get("Condition"), True)}}
+
+    return resolve
+
+
 # --- Tags -------------------------------------------------------------------------------------------------------
 
 
@@ -1055,6 +1070,7 @@ emulator.patch(_stacks, "_update_resource", _update)
 emulator.patch(_stacks, "_delete_resource", _delete)
 emulator.patch(_stacks, "_snapshot_resource", _snapshot)
 emulator.patch(_stacks, "_roll_back_operation", _name_the_failure)
+emulator.patch(_changesets, "_resolve_props_for_diff", _drop_absent)
 emulator.patch(_engine, "_resolve_dynamic_reference", _resolve_secret)
 for _operation in _ROLE_OPERATIONS:
     _handler = _cloudformation._ACTION_HANDLERS[_operation]

@@ -307,7 +307,7 @@ iam.name_resources("airflow", _resources)
 
 def _members(properties: Members) -> Members:
     """Return a template's properties as the API types them."""
-    members = {name: int(value) if name in NUMBERS else value for name, value in properties.items()}
+    members: Members = {name: int(value) if name in NUMBERS else value for name, value in properties.items()}
     logging = members.get("LoggingConfiguration", {})
     members["LoggingConfiguration"] = {
         kind: {**settings, "Enabled": str(settings["Enabled"]).lower() == "true"} for kind, settings in logging.items()
@@ -325,6 +325,10 @@ def _settled(record: Members) -> tuple[str, dict[str, str]]:
         time.sleep(0.05)
     if record["Status"] != "AVAILABLE":
         raise ValueError(record["LastUpdate"]["Error"]["ErrorMessage"])
+    return _described(record)
+
+
+def _described(record: Members) -> tuple[str, dict[str, str]]:
     return record["Name"], {name: record[name] for name in ("Arn", "CeleryExecutorQueue", "WebserverUrl")}
 
 
@@ -341,6 +345,8 @@ def _make(_logical_id: str, properties: Members, _stack: str) -> tuple[str, dict
 
 def _change(name: str, old: Members, new: Members, _stack: str) -> tuple[str, dict[str, str]]:
     changed = {key: value for key, value in _members(new).items() if value != _members(old).get(key)}
+    if not changed:
+        return _described(_record(name))
     strategy = {key: new[key] for key in ("WorkerReplacementStrategy",) if key in new}
     return _settled(update({**changed, **strategy, "Name": name}))
 

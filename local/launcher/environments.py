@@ -160,6 +160,17 @@ def fill_layer(requirements: Path, folder: Path, wheels: Sequence[Sequence[str]]
             _remove(found)
 
 
+def download(packages: Sequence[str], constraints: Path, folder: Path, wheels: Sequence[str]) -> None:
+    """Put the wheels of ``packages`` and all they need into ``folder``, those the pip options in ``wheels`` choose.
+
+    Raises:
+        LauncherError: one could not be had.
+    """
+    make_installer()
+    pip: list[str | Path] = [layout.python(layout.UV_VENV), "-m", "pip", "download", "--only-binary", ":all:"]
+    run([*pip, *wheels, "--constraint", constraints, "--dest", folder, *packages], "Downloading wheels")
+
+
 def _ensure_spark() -> None:
     python = layout.python(layout.AWS_VENV)
     with step("Spark: JVM libraries, quick start"):

@@ -344,6 +344,37 @@ def test_a_failed_update_restores_what_was(aws: Aws) -> None:
     assert "NoSuchKey" in failures(client, stack["StackId"])["L"]
 
 
+def test_a_change_set_leaves_out_what_a_condition_leaves_out(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/conditions-section-structure.html"""
+    client = aws.client("cloudformation")
+    template = {
+        "Parameters": {"Wanted": {"Type": "String"}},
+        "Conditions": {"IsWanted": {"Fn::Equals": [{"Ref": "Wanted"}, "yes"]}},
+        "Resources": {
+            "Always": {"Type": "AWS::SNS::Topic"},
+            "Sometimes": {"Type": "AWS::SNS::Topic", "Condition": "IsWanted"},
+        },
+    }
+
+    def change(kind: str, wanted: str) -> list[tuple[str, str]]:
+        request: dict[str, Any] = {"StackName": "conditional", "ChangeSetName": f"wanted-{wanted}"}
+        client.create_change_set(
+            **request,
+            ChangeSetType=kind,
+            TemplateBody=json.dumps(template),
+            Parameters=[{"ParameterKey": "Wanted", "ParameterValue": wanted}],
+        )
+        often = {"Delay": 1, "MaxAttempts": 20}
+        client.get_waiter("change_set_create_complete").wait(**request, WaiterConfig=often)
+        changes = client.describe_change_set(**request)["Changes"]
+        client.execute_change_set(**request)
+        client.get_waiter(f"stack_{kind.lower()}_complete").wait(StackName="conditional", WaiterConfig=often)
+        return [(each["ResourceChange"]["Action"], each["ResourceChange"]["LogicalResourceId"]) for each in changes]
+
+    assert change("CREATE", "no") == [("Add", "Always")]
+    assert change("UPDATE", "yes") == [("Add", "Sometimes")]
+
+
 def test_a_rule_of_a_security_group_is_a_resource(aws: Aws) -> None:
     """https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-ec2-securitygroupingress.html"""
     client, ec2 = aws.client("cloudformation"), aws.client("ec2")

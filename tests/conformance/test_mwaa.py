@@ -84,7 +84,7 @@ def _world(aws: Aws) -> World:
     s3.create_bucket(Bucket=bucket)
     s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     blocked = dict.fromkeys(("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"), True)
-    s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=blocked)  # type: ignore[arg-type]
+    s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=blocked)
     s3.put_object(Bucket=bucket, Key="dags/s00.py")
     settings = {
         "ExecutionRoleArn": role(aws, "mwaa-conformance", ("airflow.amazonaws.com", "airflow-env.amazonaws.com")),

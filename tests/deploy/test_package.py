@@ -130,6 +130,31 @@ def test_a_changed_source_changes_its_digest_only(repository: Path, tmp_path: Pa
     assert {name for name in one if one[name] != two[name]} == {"plugins.zip", "manifest.json"}
 
 
+def test_without_a_package_index_the_wheels_are_among_the_plugins(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = next(iter(lock.pins(lock.IMAGE.read_text()).items()))
+
+    def download(packages: Sequence[str], _constraints: Path, folder: Path, _wheels: Sequence[str]) -> None:
+        for wanted in (*packages, "{}=={}".format(*image)):
+            (folder / f"{wanted.replace('-', '_').replace('==', '-')}-py3-none-any.whl").touch()
+
+    monkeypatch.setattr(environments, "download", download)
+
+    package.build(repository, tmp_path / "dist", offline=True)
+
+    constraints = f"constraints-{lock.AIRFLOW_VERSION}/constraints-{lock.PYTHON_VERSION}.txt"
+    assert (tmp_path / "dist" / "requirements.txt").read_text().splitlines() == [
+        f'--constraint "/usr/local/airflow/plugins/{constraints}"',
+        "--no-index",
+        "--find-links /usr/local/airflow/plugins",
+        "altair==6.3.0",
+    ]
+    with zipfile.ZipFile(tmp_path / "dist" / "plugins.zip") as plugins:
+        assert [name for name in plugins.namelist() if name.endswith(".whl")] == ["altair-6.3.0-py3-none-any.whl"]
+        assert plugins.read(constraints) == lock.CONSTRAINTS.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("requirements", "reason"),
     [
