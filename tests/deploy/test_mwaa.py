@@ -382,6 +382,26 @@ def test_who_deploys_may_do_nothing_else_to_the_environment(deployed: World) -> 
         session.client("sts").assume_role(RoleArn=role, RoleSessionName="me")
 
 
+def test_no_dag_reaches_its_own_environment(deployed: World) -> None:
+    iam = deployed.aws.client("iam")
+    iam.create_user(UserName="dag")
+    policy = f"arn:aws:iam::000000000000:policy/atlas-{ENVIRONMENT}-airflow"
+    iam.attach_user_policy(UserName="dag", PolicyArn=policy)
+    key = iam.create_access_key(UserName="dag")["AccessKey"]
+    with pytest.raises(ClientError, match="AccessDenied"):
+        deployed.aws.client("s3", key).put_object(Bucket=BUCKET, Key="dags/mine.py", Body=b"")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        deployed.aws.client("cloudformation", key).delete_stack(StackName=NAME)
+    assert deployed.aws.client("s3", key).list_objects_v2(Bucket=own_bucket(deployed.aws))["KeyCount"] == 0
+
+
+def own_bucket(aws: Aws) -> str:
+    """Return a new bucket that is named as those of the scenarios are."""
+    name = f"atlas-{ENVIRONMENT}-lake"
+    aws.client("s3").create_bucket(Bucket=name)
+    return name
+
+
 def test_a_stack_that_cannot_be_updated_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     client = world.aws.client("cloudformation")
     body = json.dumps({"Resources": {"Queue": {"Type": "AWS::SQS::Queue", "Properties": {"DelaySeconds": "x"}}}})
