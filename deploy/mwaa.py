@@ -250,7 +250,7 @@ def deploy(
     """
     stack = Stack(session, environment)
     found = stack.settled()
-    settings = {"Environment": environment, **settings}
+    settings = {**settings, "Environment": environment}
     if package.needs_index and not (_parameters(found) | settings).get("VpcId"):
         raise DeployError(
             "The network that is made has no way to a package index, and requirements.txt needs one: "
@@ -297,7 +297,7 @@ def rollback(session: boto3.Session, environment: str, *, dry: bool, by_force: b
     stack = Stack(session, environment)
     found = stack.settled()
     bucket = _bucket(session, found)
-    with bucket.locked(stack.caller["Arn"], by_force=by_force) if not dry else nullcontext():
+    with bucket.locked(stack.caller["Arn"], by_force=by_force) if found and not dry else nullcontext():
         record = bucket.current()
         if record is None or record.release.previous is None:
             raise DeployError(f"There is no release of {environment} to go back to")

@@ -62,8 +62,8 @@ def role(aws: Aws, name: str, principals: tuple[str, ...], actions: tuple[str, .
     return arn
 
 
-def network(aws: Aws) -> dict[str, list[str]]:
-    """Return two subnets and a group that lets itself in, in a new network with endpoints."""
+def network(aws: Aws, endpoints: tuple[str, ...] = (*SERVICES, "s3")) -> dict[str, list[str]]:
+    """Return two subnets and a group that lets itself in, in a new network with such endpoints."""
     ec2 = aws.client("ec2")
     vpc = ec2.create_vpc(CidrBlock="10.77.0.0/24")["Vpc"]["VpcId"]
     subnets = [
@@ -73,7 +73,7 @@ def network(aws: Aws) -> dict[str, list[str]]:
     group = ec2.create_security_group(GroupName="airflow", Description="airflow", VpcId=vpc)["GroupId"]
     itself = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}
     ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[itself])
-    for service in (*SERVICES, "s3"):
+    for service in endpoints:
         ec2.create_vpc_endpoint(VpcId=vpc, ServiceName=f"com.amazonaws.{layout.REGION}.{service}")
     return {"SubnetIds": [each["Subnet"]["SubnetId"] for each in subnets], "SecurityGroupIds": [group]}
 
@@ -194,6 +194,36 @@ def test_a_network_in_which_it_cannot_start_fails_the_creation(world: World) -> 
     assert environment["LastUpdate"]["Error"]["ErrorMessage"] == (
         f"The subnets have no way out and {vpc} has no endpoint of sqs"
     )
+
+
+@pytest.mark.parametrize(
+    ("way_out", "status"),
+    [pytest.param("nat", "AVAILABLE", id="NAT"), pytest.param("igw", "CREATE_FAILED", id="public")],
+)
+def test_a_network_with_a_way_out_needs_no_endpoints_but_must_be_private(
+    world: World, way_out: str, status: str
+) -> None:
+    """https://docs.aws.amazon.com/mwaa/latest/userguide/networking-about.html"""
+    ec2 = world.aws.client("ec2")
+    open_network = network(world.aws, endpoints=())
+    subnets = ec2.describe_subnets(SubnetIds=open_network["SubnetIds"])["Subnets"]
+    table = ec2.create_route_table(VpcId=subnets[0]["VpcId"])["RouteTable"]["RouteTableId"]
+    for subnet in subnets:
+        ec2.associate_route_table(RouteTableId=table, SubnetId=subnet["SubnetId"])
+    if way_out == "nat":
+        gateway = ec2.create_nat_gateway(SubnetId=subnets[0]["SubnetId"])["NatGateway"]["NatGatewayId"]
+        target = {"NatGatewayId": gateway}
+    else:
+        gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+        target = {"GatewayId": gateway}
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", **target)
+    world.mwaa.create_environment(Name=way_out, **world.settings | {"NetworkConfiguration": open_network})
+
+    environment = world.settled(way_out)
+
+    assert environment["Status"] == status
+    error = environment.get("LastUpdate", {}).get("Error", {}).get("ErrorMessage", "")
+    assert ("The subnets are public" in error) == (status == "CREATE_FAILED")
 
 
 def test_no_airflow_is_pretended(world: World, airflow: str) -> None:

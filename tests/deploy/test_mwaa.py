@@ -149,6 +149,8 @@ def _world(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World
 @pytest.fixture(name="deployed", scope="module")
 def _deployed(world: World) -> World:
     """The world after a first deployment."""
+    assert world.run("--rollback") == 1
+    assert "no release of ship to go back to" in world.told
     assert world.run("--dry-run") == 0
     assert "it would be made" in world.told
     assert (world.versions(), world.events()) == ([], [])
