@@ -32,7 +32,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from atlas import stacks
 from atlas.packaging import digest, parse_template
 from deploy.package import DIST
-from deploy.releases import INCLUDE, PINNED, Bucket, DeployError, File, Plan, Release, plan
+from deploy.releases import INCLUDE, PINNED, Bucket, DeployError, File, Plan, Record, Release, plan
 from local.launcher import LauncherError
 from local.launcher.progress import say
 
@@ -202,8 +202,22 @@ def _versions(files: Mapping[str, File]) -> dict[str, str]:
     return {"PluginsVersion": files[plugins].version, "RequirementsVersion": files[requirements].version}
 
 
+def _versions_of(stack: StackTypeDef | None) -> dict[str, str]:
+    """Return the versions the environment uses, nothing if there is no environment."""
+    known = _parameters(stack)
+    if known.get("PluginsVersion", NO_PACKAGE) == NO_PACKAGE:
+        return {}
+    return dict(zip(PINNED, (known["PluginsVersion"], known["RequirementsVersion"]), strict=True))
+
+
 def _bucket(session: boto3.Session, stack: StackTypeDef | None) -> Bucket:
     return Bucket(session.client("s3"), stacks.outputs(stack)["BucketName"] if stack else "")
+
+
+def _plan(bucket: Bucket, record: Record | None, package: Package, used: Mapping[str, str]) -> Plan:
+    """Return what brings a package; of ``used``, plugins and requirements, what is written down may be late."""
+    known = record.release.files if record else {}
+    return plan(package.digests, known | {key: bucket.file(key, used[key]) for key in used}, bucket.newest())
 
 
 def _tell(steps: Plan) -> None:
@@ -261,29 +275,27 @@ def deploy(
         found = stack.change(settings, template)
     bucket = _bucket(session, found)
     if dry:
-        record = bucket.current()
-        steps = plan(package.digests, record.release if record else None, bucket.newest())
+        steps = _plan(bucket, bucket.current(), package, _versions_of(found))
         _tell(steps)
         new = dict.fromkeys(PINNED, File("", "a new version"))
         for difference in stack.differences(found, settings | _versions(new | steps.kept), template):
             say(f"Stack {stack.name}: {difference}")
         return
     with bucket.locked(stack.caller["Arn"], by_force=by_force):
-        record = bucket.current()
-        steps = plan(package.digests, record.release if record else None, bucket.newest())
+        record, used = bucket.current(), _versions_of(stack.settled())
+        steps = _plan(bucket, record, package, used)
         _tell(steps)
 
         def write(key: str) -> File:
             return bucket.put(key, package.content(key), package.digests[key])
 
         files = steps.kept | bucket.write((key for key in steps.written if key in PINNED), write)
-        if _parameters(found)["PluginsVersion"] == NO_PACKAGE:  # nothing reads the DAGs yet
-            files |= _bring_dags(bucket, steps, write)
+        if used:
             stack.change(settings | _versions(files), template)
-        else:
+        files |= _bring_dags(bucket, steps, write)
+        if not used:  # nothing has read the DAGs yet
             stack.change(settings | _versions(files), template)
-            files |= _bring_dags(bucket, steps, write)
-        if steps.written or steps.deleted:
+        if record is None or files != record.release.files:
             bucket.record(Release(files, record.version if record else None), record)
     stack.tell()
 
@@ -304,7 +316,7 @@ def rollback(session: boto3.Session, environment: str, *, dry: bool, by_force: b
         target = bucket.release(record.release.previous)
         pinned = {key: target.files[key] for key in PINNED}
         dags = {key: sha256 for key, sha256 in target.digests.items() if key not in PINNED}
-        steps = plan(dags, record.release, bucket.newest())
+        steps = plan(dags, record.release.files, bucket.newest())
         _tell(steps)
         if dry:
             for difference in stack.differences(found, _versions(pinned), None):

@@ -79,17 +79,16 @@ class Plan:
     deleted: list[str]
 
 
-def plan(wanted: Mapping[str, str], current: Release | None, newest: Mapping[str, str]) -> Plan:
+def plan(wanted: Mapping[str, str], known: Mapping[str, File], newest: Mapping[str, str]) -> Plan:
     """Return what to do for the objects ``wanted``, digest by key, to be the newest.
 
     What DAGs read comes before them and goes after them.
 
     Args:
         wanted: the release that is to be.
-        current: the release that is there, None if there is none.
+        known: what is there, as far as its content is known.
         newest: the newest version of each object below ``dags/``.
     """
-    known = current.files if current else {}
     kept = {
         key: known[key]
         for key in wanted
@@ -150,10 +149,17 @@ class Bucket:
             return dict(zip(wanted, workers.map(write, wanted), strict=True))
 
     def put(self, key: str, content: bytes, sha256: str) -> File:
-        """Upload an object; S3 itself compares the content with the digest."""
+        """Upload an object and note its digest on it; S3 itself compares the content with the digest."""
         checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
-        put = self.s3.put_object(Bucket=self.name, Key=key, Body=content, ChecksumSHA256=checksum)
+        put = self.s3.put_object(
+            Bucket=self.name, Key=key, Body=content, ChecksumSHA256=checksum, Metadata={"sha256": sha256}
+        )
         return File(sha256, put["VersionId"])
+
+    def file(self, key: str, version: str) -> File:
+        """Return a version of an object with the digest that is noted on it, an empty one if somebody else wrote it."""
+        found = self.s3.head_object(Bucket=self.name, Key=key, VersionId=version)
+        return File(found["Metadata"].get("sha256", ""), version)
 
     def restore(self, key: str, file: File) -> File:
         """Make an old version of an object the newest.

@@ -302,6 +302,26 @@ def test_a_failed_update_is_told_with_its_reason_and_leaves_the_release_as_it_wa
     assert deployed.contents() == FILES
 
 
+def test_an_interrupted_deployment_goes_on_without_another_update(
+    deployed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mwaa, "_bring_dags", broken)
+        with pytest.raises(KeyboardInterrupt):
+            deployed.run(**NEXT)
+    used, events = deployed.airflow["PluginsS3ObjectVersion"], deployed.events()
+
+    assert deployed.run(**NEXT) == 0, deployed.told
+
+    assert (deployed.airflow["PluginsS3ObjectVersion"], deployed.events()) == (used, events)
+    assert deployed.contents() == {name: text for name, text in (FILES | NEXT).items() if text is not None}
+    assert deployed.run("--rollback") == 0
+    assert deployed.contents() == FILES
+
+
 def test_a_setting_the_template_does_not_take_is_told(deployed: World) -> None:
     assert deployed.run("--set", "EnvironmentClass=mw1.huge") == 1
     assert "EnvironmentClass" in deployed.told
@@ -436,9 +456,9 @@ def test_a_package_that_is_not_what_its_manifest_says_is_refused(tmp_path: Path)
 
 def test_what_dags_read_comes_before_them_and_goes_after_them() -> None:
     wanted = dict.fromkeys(("dags/a.py", "dags/include/z.sql", "plugins.zip"), "new")
-    current = Release({"dags/b.py": File("old", "1"), "dags/include/b.sql": File("old", "1")}, None)
+    known = {"dags/b.py": File("old", "1"), "dags/include/b.sql": File("old", "1")}
 
-    steps = plan(wanted, current, {"dags/b.py": "1", "dags/include/b.sql": "1"})
+    steps = plan(wanted, known, {"dags/b.py": "1", "dags/include/b.sql": "1"})
 
     assert steps.kept == {}
     assert steps.written == ["dags/include/z.sql", "dags/a.py", "plugins.zip"]
@@ -446,8 +466,8 @@ def test_what_dags_read_comes_before_them_and_goes_after_them() -> None:
 
 
 def test_plugins_in_use_stay_though_a_newer_version_lies_there() -> None:
-    current = Release({"plugins.zip": File("same", "1"), "dags/a.py": File("same", "1")}, None)
-    steps = plan({"plugins.zip": "same", "dags/a.py": "same"}, current, {"dags/a.py": "2"})
+    known = {"plugins.zip": File("same", "1"), "dags/a.py": File("same", "1")}
+    steps = plan({"plugins.zip": "same", "dags/a.py": "same"}, known, {"dags/a.py": "2"})
     assert steps.kept == {"plugins.zip": File("same", "1")}
     assert steps.written == ["dags/a.py"]
 
