@@ -211,7 +211,7 @@ def test_a_role_of_a_stack_is_within_its_boundary(aws: Aws) -> None:
     stack, name = unique(), unique("role")
 
     def body(boundary: str) -> str:
-        properties = {
+        properties: dict[str, Any] = {
             "RoleName": name,
             "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": [account]},
             "Policies": [{"PolicyName": "everything", "PolicyDocument": everything}],
