@@ -19,7 +19,7 @@ BODIES = {
     "heavy": "sys.path.insert(0, str(Path(__file__).parent))\nimport duckdb",
     "network": "with contextlib.suppress(OSError):\n    socket.create_connection(('127.0.0.1', 9))",
     "lookup": "Variable.get('bucket', default=None)",
-    "slow": "sum(range(20_000_000))",
+    "slow": "sum(range(5_000_000))",
 }
 """What small DAG files do at the top."""
 
