@@ -160,6 +160,7 @@ with DAG(
     extractions = task(scenario.extractions)(plan)
     glue = {
         "waiter_delay": settings.POLL_SECONDS,
+        "waiter_max_attempts": settings.POLL_ATTEMPTS,
         "job_poll_interval": settings.POLL_SECONDS,
         "resume_glue_job_on_retry": True,
         "stop_job_run_on_kill": True,
@@ -177,7 +178,12 @@ with DAG(
         },
         **glue,
     )
-    athena = {"database": platform["Database"], "workgroup": platform["WorkGroup"], "sleep_time": settings.POLL_SECONDS}
+    athena = {
+        "database": platform["Database"],
+        "workgroup": platform["WorkGroup"],
+        "sleep_time": settings.POLL_SECONDS,
+        "max_polling_attempts": settings.POLL_ATTEMPTS,
+    }
     register_staging = AthenaOperator(task_id="register_staging", query=f"{STEM}/register_staging.sql", **athena)
     # A stack that was removed and made again has tables that do not know of the data published before.
     find_published = AthenaOperator(task_id="find_published", query=f"{STEM}/register_published.sql", **athena)

@@ -18,6 +18,9 @@ ENVIRONMENT: str = conf.get("atlas", "environment", fallback="dev")
 POLL_SECONDS: float = conf.getfloat("atlas", "poll_seconds", fallback=15)
 """Between two looks at something AWS is busy with."""
 
+POLL_ATTEMPTS: int = round(3600 / POLL_SECONDS)
+"""Looks in an hour, after which a task is given up: for operators of the Amazon provider that count them."""
+
 BUFFER_SECONDS: int = conf.getint("atlas", "buffer_seconds", fallback=60)
 """How long Amazon Data Firehose gathers records before it writes an object, unless a run asks for something else."""
 

@@ -14,7 +14,7 @@ from sqlglot.tokenizer_core import Token, TokenType
 from local.aws.redshift.errors import SqlError
 
 
-class _Tokenizer(Redshift.Tokenizer):
+class _Tokenizer(Redshift.Tokenizer):  # type: ignore[misc]  # Airflow's environment, where types are checked, lacks it
     """Splits every statement: the parser's own takes all behind REFRESH, UNLOAD, ... for one text."""
 
     COMMANDS: ClassVar[set[TokenType]] = set()

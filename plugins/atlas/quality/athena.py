@@ -6,6 +6,7 @@ Athena returns every value as text beside the column's type
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -71,7 +72,7 @@ class AthenaRows:
         self._query_id = self._hook.run_query(sql, self._context, {}, workgroup=self._workgroup)
         state = self._hook.poll_query_status(
             self._query_id,
-            max_polling_attempts=QUERY_SECONDS // self._poll_interval,
+            max_polling_attempts=math.ceil(QUERY_SECONDS / self._poll_interval),
             sleep_time=self._poll_interval,
         )
         if state != "SUCCEEDED":
