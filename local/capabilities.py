@@ -70,19 +70,22 @@ def _page(function: ast.FunctionDef, tree: ast.Module) -> str:
     return ""
 
 
-def outcomes(bare: bool) -> dict[tuple[str, str], bool]:
-    """Run the suite and return by module and test whether all its cases passed; a skipped case counts as passed."""
-    with tempfile.TemporaryDirectory() as scratch:
-        report = Path(scratch, "report.xml")
-        command = [sys.executable, "-m", "pytest", str(SUITE), "-q", "--numprocesses", "2", "--dist", "loadfile"]
-        limits = ["--timeout", str(BARE_TEST_SECONDS), "--timeout-method", "signal"] if bare else []
-        environment = os.environ | ({"ATLAS_BARE": "1"} if bare else {})
-        subprocess.run(
-            [*command, *limits, f"--junitxml={report}"], cwd=layout.REPOSITORY, env=environment, check=not bare
-        )
-        cases = ET.parse(report).getroot().iter("testcase")  # noqa: S314 - pytest wrote it
+def run(report: Path, bare: bool) -> None:
+    """Run the suite; pytest writes ``report``.
+
+    Raises:
+        CalledProcessError: a test failed where all have to pass, against the embedded AWS.
+    """
+    command = [sys.executable, "-m", "pytest", str(SUITE), "-q", "--numprocesses", "2", "--dist", "loadfile"]
+    limits = ["--timeout", str(BARE_TEST_SECONDS), "--timeout-method", "signal"] if bare else []
+    environment = os.environ | ({"ATLAS_BARE": "1"} if bare else {})
+    subprocess.run([*command, *limits, f"--junitxml={report}"], cwd=layout.REPOSITORY, env=environment, check=not bare)
+
+
+def outcomes(report: Path) -> dict[tuple[str, str], bool]:
+    """Return by module and test whether all its cases passed; a skipped case counts as passed."""
     passed: dict[tuple[str, str], bool] = {}
-    for case in cases:
+    for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314 - pytest wrote it
         module = next(part for part in case.attrib["classname"].split(".") if part.startswith("test_"))
         key = module, case.attrib["name"].partition("[")[0]
         good = case.find("failure") is None and case.find("error") is None
@@ -91,26 +94,43 @@ def outcomes(bare: bool) -> dict[tuple[str, str], bool]:
 
 
 def table(bare: dict[tuple[str, str], bool]) -> str:
-    """Return the capabilities as Markdown, a heading and a table for each service."""
+    """Return the capabilities as Markdown: a summary, then the tests of each service.
+
+    Raises:
+        LookupError: a test was not run.
+    """
+    found = capabilities()
+    unknown = [test.name for tests in found.values() for test in tests if (test.module, test.name) not in bare]
+    if unknown:
+        raise LookupError(f"not run against the bare emulator: {', '.join(unknown)}")
+    summary = ["| Service | Behaviours tested | Of these, the bare emulator fails |", "|---|---:|---:|"]
     parts = []
-    for title, tests in capabilities().items():
-        failing = sum(not bare.get((test.module, test.name), False) for test in tests)
-        parts.append(f"### {title}\n\n{failing} of {len(tests)} fail on the bare emulator.\n")
+    for title, tests in found.items():
+        failing = sum(not bare[test.module, test.name] for test in tests)
+        summary.append(f"| {title} | {len(tests)} | {failing} |")
         rows = [
             f"| {f'[{test.text}]({test.page})' if test.page else test.text} "
-            f"| {'passes' if bare.get((test.module, test.name), False) else 'fails'} |"
+            f"| {'passes' if bare[test.module, test.name] else 'fails'} |"
             for test in tests
         ]
-        parts.append("\n".join(["| What holds here | Bare emulator |", "|---|---|", *rows]) + "\n")
-    return "\n".join(parts)
+        parts += [f"<details><summary>{title}</summary>\n", "| What holds here | Bare emulator |", "|---|---|", *rows]
+        parts.append("\n</details>\n")
+    return "\n".join([*summary, "", *parts])
 
 
 def main() -> None:
     """Run the suite twice and write the page's table."""
-    outcomes(bare=False)
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch, "report.xml")
+        run(report, bare=False)
+        run(report, bare=True)
+        write(outcomes(report))
+
+
+def write(bare: dict[tuple[str, str], bool]) -> None:
+    """Put the table into the page."""
     head, _, rest = PAGE.read_text().partition(BEGIN)
-    tail = rest.partition(END)[2]
-    PAGE.write_text(head + BEGIN + "\n" + table(outcomes(bare=True)) + "\n" + END + tail)
+    PAGE.write_text(head + BEGIN + "\n" + table(bare) + END + rest.partition(END)[2])
 
 
 if __name__ == "__main__":

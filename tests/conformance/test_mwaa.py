@@ -1,4 +1,7 @@
-"""Amazon MWAA up to Airflow itself: https://docs.aws.amazon.com/mwaa/latest/API/API_CreateEnvironment.html"""
+"""Amazon MWAA up to Airflow itself.
+
+https://docs.aws.amazon.com/mwaa/latest/API/API_CreateEnvironment.html
+"""
 
 from __future__ import annotations
 

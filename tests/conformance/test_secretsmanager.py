@@ -1,4 +1,7 @@
-"""Rotation of a secret by a function: https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotating-secrets.html"""
+"""Rotation of a secret by a function.
+
+https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotating-secrets.html
+"""
 
 from __future__ import annotations
 
