@@ -1,17 +1,20 @@
 """Measures what the README states: ``make bench`` prints one table and writes ``bench/bench.json``.
 
-- parse: milliseconds of CPU time a DAG file takes once everything but Atlas's modules is imported
-- glue: rows per second of s01's extraction and transformation, start-up included
-- gate: seconds of s01's quality gate, Great Expectations' import included
-- scenario: wall time of a run, from an empty account, without Airflow's servers
-- handler: records per second and core of the layer's fold, by part; with_commits is wall time against the embedded AWS
-- cost: DynamoDB units and requests per 1,000 records, the fold beside Powertools idempotency plus an update
-- streams: put-to-visible latency of s08, delivery by Firehose and COPY of s05
+``make bench ARGS="parse embedded"`` measures these parts alone. Where there is a target, it stands beside the figure.
+
 - demo: wall time of ``make demo`` when all is installed and nothing is running
+- parse: milliseconds of CPU time a DAG file takes once everything but Atlas's modules is imported
+- s01: wall time of a run, from an empty account, without Airflow's servers; seconds of its quality gate, Great
+  Expectations' import included; rows per second of its extraction and transformation, start-up included
+- streams: wall time of the runs; put-to-visible latency of s08, delivery by Firehose and COPY of s05
+- layer: records per second and core of the fold, by part, with_commits is wall time against the embedded AWS; DynamoDB
+  units and requests per 1,000 records, the fold beside Powertools idempotency plus an update
+- embedded: the embedded AWS by itself, see ``bench_embedded``
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -19,17 +22,34 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from local import bench_layer, bench_streams, runner
+from local import bench_embedded, bench_layer, bench_streams, runner
 from local.bootstrap import root
 from local.launcher import embedded, layout
 
 RESULTS = layout.REPOSITORY / "bench" / "bench.json"
 S01_ORDERS = 20_000
 STREAMS = ("s05_ecommerce_redshift", "s08_fraud_workflow", "s27_idempotent_consumer")
+AT_MOST = {
+    "streams.copy.seconds": 10,
+    "embedded.start.seconds": 5,
+    "embedded.idle.after_start_megabytes": 400,
+    "embedded.idle.after_warm_up_megabytes": 400,
+    "embedded.glue.cold_seconds": 12,
+    "embedded.athena.first_seconds": 1,
+    "embedded.stream.lag_seconds": 1,
+    "embedded.stream.cores": (os.cpu_count() or 1) - 1,
+}
+AT_LEAST = {
+    "streams.firehose.records_per_second": 10_000,
+    "embedded.stream.put_records_per_second": bench_embedded.SHARDS * bench_embedded.SHARD_RATE,
+}
+"""Targets, by the figures' names in the table."""
 
 
 def parse_times(scratch: Path) -> dict[str, float]:
@@ -43,13 +63,25 @@ def parse_times(scratch: Path) -> dict[str, float]:
     }
 
 
-def s01(scenarios: runner.Scenarios) -> dict[str, Any]:
+@contextmanager
+def _scenarios(scratch: Path) -> Iterator[runner.Scenarios]:
+    """Start an embedded AWS for runs and stop it; what Airflow says goes to a file."""
+    running = embedded.start(scratch / "aws", embedded.free_port())
+    try:
+        with runner.quietly(RESULTS.with_suffix(".log")):
+            yield runner.Scenarios(root(running.endpoint), running.endpoint)
+    finally:
+        running.stop()
+
+
+def s01(scratch: Path) -> dict[str, Any]:
     """Run s01 as it comes and with a larger load."""
     stem = "s01_rds_sales_etl"
-    start = time.perf_counter()
-    default = scenarios.run(stem)
-    wall = time.perf_counter() - start
-    large = scenarios.run(stem, orders=S01_ORDERS, seed=11)
+    with _scenarios(scratch) as scenarios:
+        start = time.perf_counter()
+        default = scenarios.run(stem)
+        wall = time.perf_counter() - start
+        large = scenarios.run(stem, orders=S01_ORDERS, seed=11)
     rows = int(large.fact("Rows"))
     for run in (default, large):
         _succeeded(stem, run)
@@ -63,11 +95,33 @@ def s01(scenarios: runner.Scenarios) -> dict[str, Any]:
     }
 
 
-def default_run(scenarios: runner.Scenarios, stem: str) -> dict[str, float]:
-    """Run a scenario as it comes; its stack stays, for what is measured on it."""
+def streams(scratch: Path) -> dict[str, Any]:
+    """Run the scenarios of streams and measure on their stacks."""
+    with _scenarios(scratch) as scenarios:
+        client = scenarios.client
+        return {
+            "default_run_seconds": {stem: default_run(scenarios, stem) for stem in STREAMS},
+            "put_to_visible": bench_streams.latency(client, "atlas-dev-s08-fraud-workflow"),
+            "firehose": bench_streams.delivery(client, "atlas-dev-s05-ecommerce-redshift", scenarios.lake),
+            "copy": bench_streams.copy(client, "atlas-dev-s05-ecommerce-redshift", scenarios.lake),
+        }
+
+
+def layer(scratch: Path) -> dict[str, Any]:
+    """Measure the layer on a table of its own."""
+    running = embedded.start(scratch / "aws", embedded.free_port())
+    try:
+        dynamodb = root(running.endpoint)("dynamodb")
+        return {"fold": bench_layer.speed(dynamodb), "cost_per_1000_records": bench_layer.cost(dynamodb)}
+    finally:
+        running.stop()
+
+
+def default_run(scenarios: runner.Scenarios, stem: str) -> float:
+    """Return the seconds a scenario takes as it comes; its stack stays, for what is measured on it."""
     start = time.perf_counter()
     _succeeded(stem, scenarios.run(stem))
-    return {"default_run_seconds": round(time.perf_counter() - start, 1)}
+    return round(time.perf_counter() - start, 1)
 
 
 def _succeeded(stem: str, run: runner.Run) -> None:
@@ -75,55 +129,78 @@ def _succeeded(stem: str, run: runner.Run) -> None:
         raise RuntimeError(f"{stem} ended {run.state}: a benchmark of a failed run means nothing")
 
 
-def demo() -> float:
+def demo(scratch: Path) -> dict[str, float]:
     """Return the seconds ``make demo`` takes now; leaves nothing running."""
     start = time.perf_counter()
     try:
         subprocess.run(["make", "demo"], cwd=layout.REPOSITORY, check=True, stdout=subprocess.DEVNULL)
-        return round(time.perf_counter() - start, 1)
+        return {"seconds": round(time.perf_counter() - start, 1)}
     finally:
         subprocess.run(["make", "down"], cwd=layout.REPOSITORY, check=True, stdout=subprocess.DEVNULL)
 
 
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "demo": demo,
+    "parse": parse_times,
+    "s01": s01,
+    "streams": streams,
+    "layer": layer,
+    "embedded": bench_embedded.measure,
+}
+"""What can be measured alone, each in a folder of its own."""
+
+
 def main() -> None:
-    """Measure everything, print the table, write the file."""
+    """Measure, print the table, write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=PARTS, help="all of them unless named")
+    parts = parser.parse_args().parts or PARTS
     RESULTS.parent.mkdir(exist_ok=True)
     results: dict[str, Any] = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
-        "demo_seconds": demo(),
     }
     with tempfile.TemporaryDirectory(prefix="atlas-bench-") as scratch:
         runner.configure(Path(scratch) / "airflow")
-        results["parse_milliseconds"] = parse_times(Path(scratch))
-        running = embedded.start(Path(scratch) / "aws", embedded.free_port())
-        try:
-            with runner.quietly(RESULTS.with_suffix(".log")):
-                scenarios = runner.Scenarios(root(running.endpoint), running.endpoint)
-                results["s01_rds_sales_etl"] = s01(scenarios)
-                results["runs"] = {stem: default_run(scenarios, stem) for stem in STREAMS}
-            client, lake = scenarios.client, scenarios.lake
-            results["streams"] = {
-                "put_to_visible": bench_streams.latency(client, "atlas-dev-s08-fraud-workflow"),
-                "firehose": bench_streams.delivery(client, "atlas-dev-s05-ecommerce-redshift", lake),
-                "copy": bench_streams.copy(client, "atlas-dev-s05-ecommerce-redshift", lake),
-            }
-            results["handler"] = bench_layer.speed(client("dynamodb"))
-            results["cost_per_1000_records"] = bench_layer.cost(client("dynamodb"))
-        finally:
-            running.stop()
+        for part in parts:
+            folder = Path(scratch) / part
+            folder.mkdir()
+            results[part] = PARTS[part](folder)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    for name, value in _flat(results):
-        print(f"{name:<60} {value:>14}")
+    print(table(results))
     print(f"written to {RESULTS.relative_to(layout.REPOSITORY)}")
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
+def table(results: dict[str, Any]) -> str:
+    """Return the figures, one to a line: name, value, target and whether it holds.
+
+    Raises:
+        LookupError: a part was measured without a figure that has a target.
+    """
+    figures = dict(_flat(results))
+    for name in (AT_MOST | AT_LEAST).keys() - figures.keys():
+        if name.partition(".")[0] in results:
+            raise LookupError(f"{name} has a target and was not measured")
+    lines = [f"{'':<60} {'measured':>14}  target"]
+    lines += [f"{name:<60} {value!s:>14}  {_target(name, value)}".rstrip() for name, value in figures.items()]
+    return "\n".join(lines)
+
+
+def _target(name: str, value: Any) -> str:
+    if name in AT_MOST:
+        return f"at most {AT_MOST[name]:,}: {'holds' if value <= AT_MOST[name] else 'missed'}"
+    if name in AT_LEAST:
+        return f"at least {AT_LEAST[name]:,}: {'holds' if value >= AT_LEAST[name] else 'missed'}"
+    return ""
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", str(value))]
-    return rows
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -26,12 +25,11 @@ from local.launcher import layout
 
 sys.path.append(str(layout.REPOSITORY / "include" / "lambdas" / "layer" / "python"))
 
-from exactly_once.contracts import Contract
-from exactly_once.fold import Effects, Fold
+from exactly_once.fold import Fold
 from exactly_once.quarantine import Quarantine
 from exactly_once.records import read
-from exactly_once.table import Item, Key
 from exactly_once.window import digest
+from local.bench_stack.fold.payments import CONTRACT, Payment, accounts, step
 
 BATCH = 500
 DUPLICATES = 0.1
@@ -40,28 +38,8 @@ LOADS = ((1, 1), (2, 2), (5, 5), (10, 10), *((BATCH, keys) for keys in (10, 20, 
 WRITE_USD_PER_MILLION, READ_USD_PER_MILLION = 0.625, 0.125
 """Request units on demand in us-east-1, https://aws.amazon.com/dynamodb/pricing/on-demand/"""
 
-
-class Payment(msgspec.Struct, frozen=True):
-    """An event as the scenarios have them."""
-
-    id: str
-    account: str
-    amount: Decimal
-    at: str
-
-
 Event = dict[str, Any]
 """An event as Lambda hands it over."""
-
-CONTRACT = Contract(Payment, event_id=lambda payment: payment.id)
-
-
-def _keys(payment: Payment) -> list[Key]:
-    return [Key(f"account#{payment.account}", "balance")]
-
-
-def _step(items: Mapping[Key, Item | None], payment: Payment) -> Effects:
-    return Effects({key: {"sum": (item["sum"] if item else 0) + payment.amount} for key, item in items.items()})
 
 
 class _NoTable:
@@ -113,7 +91,7 @@ def _batches(name: str, number: int, records: int, keys: int) -> Iterator[Event]
 
 def _fold(table: str, consumer: str, client: Any) -> Fold[Payment]:
     quarantine = Quarantine("none", "", "", client)
-    return Fold(table, consumer, "bench", CONTRACT, _keys, _step, quarantine, client=client, kinesis=_NoTable())
+    return Fold(table, consumer, "bench", CONTRACT, accounts, step, quarantine, client=client, kinesis=_NoTable())
 
 
 def speed(client: Any) -> dict[str, int]:
@@ -134,7 +112,7 @@ def speed(client: Any) -> dict[str, int]:
         for record in read(event):
             payment = CONTRACT.decode(record.data)
             digest(payment.id)
-            _keys(payment)
+            accounts(payment)
 
     decoding = seconds(decode, time.process_time, events)
     both = seconds(_fold("none", "speed", _NoTable()).handle, time.process_time, events)
