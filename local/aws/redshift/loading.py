@@ -282,7 +282,7 @@ class _Loader:
         quoted = [name for name, column in zip(names, self.columns, strict=True) if column.is_text]
         quote = f", FORCE_QUOTE ({', '.join(quoted)})" if quoted else ""
         self._duckdb.execute(
-            f"COPY (SELECT {', '.join(names)} FROM rows WHERE error IS NULL ORDER BY file, line) "
+            f"COPY (SELECT {', '.join(names)} FROM rows WHERE error IS NULL) "
             f"TO {literal(str(path))} (FORMAT csv, HEADER false, NULLSTR '\\N'{quote})"
         )
         listed = ", ".join(identifier(column.name) for column in self.columns)
@@ -305,30 +305,27 @@ class _Loader:
     def _read_json(self) -> list[Failure]:
         """Read objects, one a line or however they follow each other."""
         self._duckdb.execute("CREATE TABLE objects (file INTEGER, line BIGINT, object VARCHAR)")
-        failures = []
         for number, path in enumerate(self.files):
             lines = (
                 f"read_csv({literal(str(path))}, header = false, columns = {{'object': 'VARCHAR'}}, delim = '\\x01', "
                 f"quote = '', escape = '', auto_detect = false, max_line_size = {2 * MAX_ROW_BYTES}, "
                 f"compression = '{self._compression()}')"
             )
-            self._duckdb.execute("CREATE OR REPLACE TEMP TABLE lines AS SELECT object FROM " + lines)
-            wrong = self._one(
-                "SELECT count(*) FROM lines WHERE trim(object) <> '' AND NOT "
-                "CASE WHEN json_valid(object) THEN json_type(object) IN ('OBJECT', 'ARRAY') ELSE false END"
-            )
-            if wrong:
-                failures += self._scan_json(number)
-            else:
-                self._duckdb.execute(
-                    f"INSERT INTO objects SELECT {number}, rowid + 1, object FROM lines WHERE trim(object) <> ''"
-                )
+            self._duckdb.execute(f"INSERT INTO objects SELECT {number}, row_number() OVER (), object FROM {lines}")
+        # Its first character says what valid JSON is, in a quarter of the time that json_type takes.
+        is_object = "coalesce(json_valid(object) AND ltrim(object, ' \t\r')[1] IN ('{', '['), false)"
+        wrong = self._duckdb.execute(
+            f"SELECT DISTINCT file FROM objects WHERE NOT {is_object} ORDER BY file"
+        ).fetchall()
+        failures = [failure for (number,) in wrong for failure in self._scan_json(number)]
         self._duckdb.execute("CREATE TABLE texts AS SELECT file, line, " + self._extraction() + " AS v FROM objects")
         return failures
 
     def _scan_json(self, number: int) -> list[Failure]:
         """Read a file whose objects do not stand one a line, and find the ones that are damaged."""
-        lines = [row[0] or "" for row in self._duckdb.execute("SELECT object FROM lines ORDER BY rowid").fetchall()]
+        found = self._duckdb.execute("SELECT object FROM objects WHERE file = ? ORDER BY line", [number]).fetchall()
+        lines = [row[0] or "" for row in found]
+        self._duckdb.execute("DELETE FROM objects WHERE file = ?", [number])
         decoder = json.JSONDecoder()
         text = "\n".join(lines)
         place, failures, rows = 0, [], []
