@@ -69,9 +69,9 @@ def export_table_to_point_in_time(call: Call) -> Payload:
     else:
         export["ExportTime"] = _reachable(float(members.get("ExportTime") or now), past.earliest, now)
     _dynamodb._exports[export["ExportArn"]] = export
-    s3 = emulator.client("s3", call.caller, call.region)
+    s3, begun = emulator.client("s3", call.caller, call.region), _shown(export)
     emulator.in_background(lambda: _run(export, history.look_back(table), s3), f"dynamodb-export-{number}")
-    return {"ExportDescription": _shown(export)}
+    return {"ExportDescription": begun}
 
 
 def _repeated(members: Payload, now: float) -> Payload | None:
