@@ -308,10 +308,11 @@ def policy_allows(policy: Any, service: str, action: str, resource: str, source:
     """Return whether a resource's policy lets the AWS service ``service`` itself do ``action`` on ``resource``.
 
     ``source`` is the ARN of the rule, schedule or the like on whose behalf the service acts: a condition on
-    ``aws:SourceArn`` or ``aws:SourceAccount`` sees it.
+    ``aws:SourceArn`` or ``aws:SourceAccount`` sees it; a bucket, whose ARN names no account, is one of this account.
     https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_principal.html#principal-services
     """
     evaluator = module("core.iam_evaluator")
+    account = source.split(":")[4] or module("core.responses").get_account_id()
     context = evaluator.EvalContext(
         principal_arn="*",
         principal_type="Service",
@@ -320,7 +321,7 @@ def policy_allows(policy: Any, service: str, action: str, resource: str, source:
         resource_arn=resource,
         region="",
         secure_transport=True,
-        service_context={"aws:sourcearn": source, "aws:sourceaccount": source.split(":")[4]},
+        service_context={"aws:sourcearn": source, "aws:sourceaccount": account},
     )
     return bool(evaluator.evaluate_resource_policy(policy, context, service=service).decision == "Allow")
 

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from local.aws import emulator, postgres
+from local.aws import cloudformation, emulator, iam, postgres
 from local.aws.emulator import AwsError
 
 Record = dict[str, Any]
@@ -32,6 +32,7 @@ Wrapper = Callable[[Handler, Parameters], emulator.Response]
 CLOUDFORMATION_TYPE = "AWS::RDS::DBInstance"
 RESERVED_USERS = ("admin", "rdsadmin")
 
+responses = emulator.module("core.responses")
 rds = emulator.module("services.rds")
 secrets_manager = emulator.module("services.secretsmanager")
 
@@ -135,6 +136,20 @@ def _master(user: str, password: str, managed: bool) -> str:
     return password
 
 
+def _check_secret(access_key: str) -> None:
+    """Refuse a managed master password to whoever may not make its secret.
+
+    https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/rds-secrets-manager.html#rds-secrets-manager-permissions
+
+    Raises:
+        AwsError: AccessDenied.
+    """
+    region = responses.get_region()
+    secret = f"arn:aws:secretsmanager:{region}:{responses.get_account_id()}:secret:rds!db-*"
+    if denied := iam.denial(access_key, iam.Check("secretsmanager:CreateSecret", secret, {}), region):
+        raise AwsError("AccessDenied", denied, 403)
+
+
 def _manage_secret(instance: Record, key: str) -> None:
     """Keep the master user in Secrets Manager, in a secret named and shaped as RDS does it.
 
@@ -202,6 +217,8 @@ def _create(original: Handler, parameters: Parameters) -> emulator.Response:
     if _text(parameters, "Engine") != "postgres" or _text(parameters, "DBClusterIdentifier"):
         return original(parameters)
     managed = _text(parameters, "ManageMasterUserPassword") == "true"
+    if managed:
+        _check_secret(iam.caller_key.get() or emulator.root_credentials().access_key)
     password = _master(_text(parameters, "MasterUsername"), _text(parameters, "MasterUserPassword"), managed)
     response = original({**parameters, "MasterUserPassword": password})
     if response[0] >= 400:
@@ -381,6 +398,8 @@ def _stack_create(original: Callable[..., Any]) -> Callable[..., Any]:
             raise AwsError("DBInstanceAlreadyExists", f"DB instance {identifier} already exists")
         snapshot = _stack_snapshot(properties)
         managed = str(properties.get("ManageMasterUserPassword", "")).lower() == "true"
+        if managed:
+            _check_secret(cloudformation.operator_key())
         if snapshot:
             login = {key: snapshot[key] for key in ("MasterUsername", "DBName")}
             password = snapshot["_MasterUserPassword"]

@@ -98,8 +98,8 @@ class Sender:
         """
         return _client(service, self.credentials(role), self.region)
 
-    def permitted(self, service: str, action: str, resource: str) -> Any:
-        """Return a client of ``service`` for ``action`` on ``resource``, whose own policy must allow it.
+    def require(self, action: str, resource: str) -> None:
+        """Check that the own policy of ``resource`` lets the service do ``action`` with it.
 
         Raises:
             AwsError: there is no such resource, or its policy does not let the service do this.
@@ -108,6 +108,14 @@ class Sender:
         if not any(emulator.policy_allows(each, self.principal, action, resource, self.source) for each in policies):
             message = f"{self.principal} is not authorized to perform: {action} on resource: {resource}"
             raise AwsError("AccessDeniedException", f"{message} because no resource-based policy allows it", 403)
+
+    def permitted(self, service: str, action: str, resource: str) -> Any:
+        """Return a client of ``service`` for ``action`` on ``resource``, whose own policy must allow it.
+
+        Raises:
+            AwsError: as for ``require``.
+        """
+        self.require(action, resource)
         return _client(service, emulator.root_credentials(), self.region)
 
     def caller(self, service: str, role: str, action: str, resource: str) -> Any:

@@ -153,12 +153,22 @@ def _bus(aws: Aws) -> Place:
     return Place(made, allow("events:PutEvents", made), lambda: bodies(aws, url))
 
 
+def _bucket(aws: Aws) -> Place:
+    name = bucket(aws)
+    return Place(
+        f"arn:aws:s3:::{name}",
+        allow("s3:PutObject", f"arn:aws:s3:::{name}/*"),
+        lambda: [body.decode() for body in objects(aws, name).values()],
+    )
+
+
 _MAKERS = {
     "events": _bus,
     "firehose": _firehose,
     "kinesis": _stream,
     "lambda": _function,
     "logs": _logs,
+    "s3": _bucket,
     "sns": _topic,
     "sqs": _queue,
     "states": _workflow,

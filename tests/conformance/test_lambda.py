@@ -65,19 +65,29 @@ def function(aws: Aws, name: str, source: str, *statements: dict[str, Any], **op
 
 
 def pending_function(aws: Aws, name: str, source: str, *statements: dict[str, Any], **options: Any) -> str:
-    """Return the ARN of a new function whose one file holds ``source``; it is active after a moment."""
+    """Return the ARN of a new function, of one file, that may write its log; it is active after a moment."""
     runtime = options.setdefault("Runtime", "python3.12")
     package = io.BytesIO()
     with zipfile.ZipFile(package, "w") as archive:
         archive.writestr("app.py" if runtime.startswith("python") else "app.js", source)
     options.setdefault("Handler", "app.handler")
+    role_arn = role(aws, f"{name}-role", "lambda.amazonaws.com", *statements)
+    let_log(aws, name)
     arn: str = aws.client("lambda").create_function(
         FunctionName=name,
-        Role=role(aws, f"{name}-role", "lambda.amazonaws.com", *statements),
+        Role=role_arn,
         Code={"ZipFile": package.getvalue()},
         **options,
     )["FunctionArn"]
     return arn
+
+
+def let_log(aws: Aws, name: str) -> None:
+    """Let the role of function ``name`` write its log."""
+    actions = ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"]
+    group = f"arn:aws:logs:*:*:log-group:/aws/lambda/{name}:*"
+    document = _policy({"Effect": "Allow", "Action": actions, "Resource": group})
+    aws.client("iam").put_role_policy(RoleName=f"{name}-role", PolicyName="logs", PolicyDocument=document)
 
 
 def _policy(*statements: dict[str, Any]) -> str:
@@ -127,6 +137,21 @@ def test_the_error_is_logged_with_its_trace(aws: Aws) -> None:
         events = aws.client("logs").filter_log_events(logGroupName="/aws/lambda/errors-logged")["events"]
         messages = [event["message"] for event in events]
     assert any("in handler" in message for message in messages)
+
+
+def test_a_log_is_written_if_the_role_may(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs.html"""
+    name, client, logs = "errors-silent", aws.client("lambda"), aws.client("logs")
+    pending_function(aws, name, "def handler(event, context):\n    print('heard', event)\n")
+    aws.client("iam").delete_role_policy(RoleName=f"{name}-role", PolicyName="logs")
+    tail = client.invoke(FunctionName=name, Payload=b"1", LogType="Tail")["LogResult"]
+    assert base64.b64decode(tail).decode().strip().endswith("heard 1")
+    with pytest.raises(logs.exceptions.ResourceNotFoundException):
+        logs.filter_log_events(logGroupName=f"/aws/lambda/{name}")
+    let_log(aws, name)
+    client.invoke(FunctionName=name, Payload=b"2")
+    lines = [event["message"] for event in logs.filter_log_events(logGroupName=f"/aws/lambda/{name}")["events"]]
+    assert [line.strip() for line in lines if "heard" in line] == ["heard 2"]
 
 
 @pytest.mark.parametrize(

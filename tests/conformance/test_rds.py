@@ -12,6 +12,8 @@ import psycopg
 import pytest
 from botocore.exceptions import ClientError, WaiterError
 
+from tests.conformance.test_cloudformation import CLOUDFORMATION, create, failures
+from tests.conformance.test_iam import allow, denied, role, user
 from tests.conftest import Aws
 
 USER, PASSWORD = "sales_admin", "first-Passw0rd"
@@ -236,6 +238,27 @@ def test_a_managed_master_password_is_in_secrets_manager(aws: Aws) -> None:
     rds.delete_db_instance(DBInstanceIdentifier="rds-managed", SkipFinalSnapshot=True)
     with pytest.raises(secrets.exceptions.ResourceNotFoundException):
         secrets.get_secret_value(SecretId=arn)
+
+
+def test_a_managed_master_password_needs_the_right_to_make_its_secret(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/rds-secrets-manager.html#rds-secrets-manager-permissions"""
+    mine = allow("rds:CreateDBInstance", "*")
+    request: dict[str, Any] = {
+        "DBInstanceIdentifier": "rds-refused",
+        "DBInstanceClass": "db.t4g.micro",
+        "Engine": "postgres",
+        "AllocatedStorage": 20,
+        "MasterUsername": USER,
+        "ManageMasterUserPassword": True,
+    }
+    message = denied(lambda: aws.client("rds", user(aws, mine)).create_db_instance(**request))
+    assert "secretsmanager:CreateSecret" in message
+    database = {"Type": "AWS::RDS::DBInstance", "Properties": {**request, "AllocatedStorage": "20"}}
+    client, deployer = aws.client("cloudformation"), role(aws, CLOUDFORMATION, allow("rds:*", "*"))
+    stack = create(client, json.dumps({"Resources": {"Database": database}}), RoleARN=deployer)
+    assert "secretsmanager:CreateSecret" in failures(client, stack["StackId"])["Database"]
+    known = aws.client("rds").describe_db_instances()["DBInstances"]
+    assert "rds-refused" not in [each["DBInstanceIdentifier"] for each in known]
 
 
 def _template(**properties: Any) -> dict[str, Any]:
