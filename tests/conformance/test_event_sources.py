@@ -13,7 +13,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.conformance.event_sources import READ_CHANGES, READ_STREAM, Probe, eventually
+from tests.conformance.event_targets import place
 from tests.conformance.test_cloudformation import create, failures, resource, settled, template
+from tests.conformance.test_firehose import may
 from tests.conformance.test_iam import allow, arn, role, unique
 from tests.conftest import Aws
 
@@ -423,6 +425,20 @@ def test_a_destination_that_refuses_does_not_stop_the_stream(aws: Aws, stream: S
     stream.put("next")
     told.after("next")
     assert letters(aws, queue) == []
+
+
+@pytest.mark.parametrize("kind", ["s3", "sns"])
+def test_a_destination_gets_the_batch_if_the_role_may_send_it(aws: Aws, stream: Stream, kind: str) -> None:
+    """https://docs.aws.amazon.com/lambda/latest/dg/kinesis-on-failure-destination.html"""
+    target, told = place(aws, kind), own_probe(aws, stream)
+    stream.put({"id": "lost", "fails": "raise"})
+    destination = {"OnFailure": {"Destination": target.arn}}
+    told.map(stream.arn, StartingPosition="TRIM_HORIZON", MaximumRetryAttempts=0, DestinationConfig=destination)
+    eventually(lambda: metric(aws, "AWS/Lambda", "DestinationDeliveryFailures", FunctionName=told.name) == [1])
+    may(aws, f"{told.name}-role", allow(READ_STREAM, stream.arn), target.statement)
+    stream.put({"id": "kept", "fails": "raise"})
+    (text,) = eventually(target.read)
+    assert json.loads(text)["KinesisBatchInfo"]["streamArn"] == stream.arn
 
 
 def test_a_throttled_batch_waits_without_using_up_its_retries(aws: Aws, stream: Stream, queue: str) -> None:

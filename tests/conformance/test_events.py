@@ -405,6 +405,28 @@ def test_a_failed_schedule_makes_a_dead_letter_with_its_role(aws: Aws) -> None:
     assert total(aws, "AWS/Scheduler", "InvocationDroppedCount", ScheduleGroup=group) == 1
 
 
+def test_a_dead_letter_of_a_schedule_needs_a_role_that_may_send_it(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/scheduler/latest/UserGuide/configuring-schedule-dlq.html"""
+    letters, group = place(aws, "sqs"), unique("group")
+    aws.client("scheduler").create_schedule_group(Name=group)
+    given = {"Arn": place(aws, "sqs").arn, "RoleArn": role(aws, SCHEDULER), "DeadLetterConfig": {"Arn": letters.arn}}
+    schedule(aws, soon(0), given, GroupName=group)
+    metric = "InvocationsFailedToBeSentToDeadLetterCount"
+    eventually(lambda: total(aws, "AWS/Scheduler", metric, ScheduleGroup=group) == 1)
+    assert letters.read() == []
+
+
+def test_a_role_of_a_schedule_must_be_passed_and_trust_the_service(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/scheduler/latest/UserGuide/security_iam_id-based-policies.html"""
+    target = {"Arn": arn("sqs", "q"), "RoleArn": role(aws, SCHEDULER)}
+    request = {"Name": unique("schedule"), "ScheduleExpression": "rate(1 hour)", "FlexibleTimeWindow": OFF}
+    caller = aws.client("scheduler", user(aws, allow("scheduler:CreateSchedule", "*")))
+    message = denied(lambda: caller.create_schedule(**request, Target=target))
+    assert f"iam:PassRole on resource: {target['RoleArn']}" in message
+    with pytest.raises(ClientError, match="must allow AWS EventBridge Scheduler to assume the role"):
+        aws.client("scheduler").create_schedule(**request, Target={**target, "RoleArn": role(aws, EVENTS)})
+
+
 def test_a_rate_begins_at_its_start_date_and_a_flexible_window_then(aws: Aws) -> None:
     """https://docs.aws.amazon.com/scheduler/latest/UserGuide/schedule-types.html#rate-based"""
     target = place(aws, "sqs")

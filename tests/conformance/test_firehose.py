@@ -431,6 +431,32 @@ def test_delivery_is_tried_again_until_the_role_may_write(aws: Aws) -> None:
     assert event["destination"] == f"arn:aws:s3:::{name}"
 
 
+def test_an_error_log_needs_a_role_that_may_write_it(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/firehose/latest/dev/controlling-access.html"""
+    name, options = bucket(aws), log(aws)
+    role_arn = role(aws, FIREHOSE)
+    with stream(aws, to_s3(role_arn, name, CloudWatchLoggingOptions=options)) as hose:
+        put(aws, hose, b"a")
+        assert eventually(lambda: total(aws, hose, "DeliveryToS3.Success") == 0)
+        assert logged(aws, options) == []
+        may(aws, role_arn, logs_to(options))
+        assert eventually(lambda: logged(aws, options))[0]["errorCode"] == "S3.AccessDenied"
+
+
+def test_a_backup_needs_a_role_that_may_write_it(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/firehose/latest/dev/controlling-access.html"""
+    name, backups, options = bucket(aws), bucket(aws), log(aws)
+    role_arn = role(aws, FIREHOSE, logs_to(options))
+    backup = to_s3(role_arn, backups, CloudWatchLoggingOptions=options)
+    configuration = to_s3(writer(aws, name), name, S3BackupMode="Enabled", S3BackupConfiguration=backup)
+    with stream(aws, configuration) as hose:
+        put(aws, hose, b"a")
+        assert eventually(lambda: logged(aws, options))[0]["errorCode"] == "S3.AccessDenied"
+        assert objects(aws, backups) == {}
+        may(aws, role_arn, allow("s3:PutObject", f"arn:aws:s3:::{backups}/*"))
+        assert list(eventually(lambda: objects(aws, backups)).values()) == [b"a"]
+
+
 def test_delivery_waits_for_the_bucket(aws: Aws) -> None:
     """https://docs.aws.amazon.com/firehose/latest/dev/retry.html"""
     name, options = unique("later"), log(aws)

@@ -20,6 +20,7 @@ from airflow.triggers.base import TriggerEvent
 from botocore.exceptions import ClientError
 
 from local.launcher import embedded, layout, spark
+from tests.conformance.test_iam import role
 from tests.conftest import Aws
 
 RUN_SECONDS = 60.0
@@ -251,6 +252,13 @@ def test_the_role_limits_what_a_script_can_do(glue: Glue) -> None:
     run = glue.run(glue.job("import boto3; boto3.client('sqs').create_queue(QueueName='not-allowed')"))
     assert run["JobRunState"] == "FAILED"
     assert "AccessDenied" in run["ErrorMessage"]
+
+
+def test_a_script_is_read_with_the_role(aws: Aws, glue: Glue) -> None:
+    """https://docs.aws.amazon.com/glue/latest/dg/create-an-iam-role.html"""
+    run = glue.run(glue.job("print('never')", Role=role(aws, "glue.amazonaws.com")))
+    assert run["JobRunState"] == "FAILED"
+    assert "s3:GetObject" in run["ErrorMessage"]
 
 
 def test_a_role_for_another_service_is_refused(glue: Glue) -> None:

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from tests.conformance.event_sources import eventually
 from tests.conformance.event_targets import Place, bodies, let_service_in, place, records, total
 from tests.conformance.test_cloudformation import create, failures, resource, settled, template
-from tests.conformance.test_firehose import bucket, objects
+from tests.conformance.test_firehose import bucket, may, objects
 from tests.conformance.test_iam import allow, arn, denied, role, unique, user
 from tests.conformance.test_stepfunctions import item, queue, queue_arn, table
 from tests.conftest import Aws
@@ -30,14 +30,14 @@ class Rule:
         self.arn = arn("iot", f"rule/{self.name}")
         self.topic = f"plant/{self.name}/press"
         self.errors = queue(aws)
-        may = role(aws, IOT, allow("sqs:SendMessage", queue_arn(self.errors)))
+        self.may = role(aws, IOT, allow("sqs:SendMessage", queue_arn(self.errors)))
         aws.client("iot").create_topic_rule(
             ruleName=self.name,
             topicRulePayload={
                 "sql": f"SELECT {select} FROM 'plant/{self.name}/+'{where}",
                 "awsIotSqlVersion": "2016-03-23",
                 "actions": list(actions),
-                "errorAction": {"sqs": {"roleArn": may, "queueUrl": self.errors}},
+                "errorAction": {"sqs": {"roleArn": self.may, "queueUrl": self.errors}},
             },
         )
 
@@ -151,6 +151,16 @@ def test_a_role_without_the_permission_runs_the_error_action(aws: Aws, kind: str
     assert "AccessDenied" in failure["errorMessage"] or "AuthorizationError" in failure["errorMessage"]
     assert f"Message arrived on: {rule.topic}, Action: {kind}" in failure["errorMessage"]
     assert target.read() == []
+
+
+def test_an_error_action_needs_a_role_that_may_do_it(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/iot/latest/developerguide/rule-error-handling.html"""
+    spec, _ = action(aws, "sqs")
+    rule = Rule(aws, {"sqs": {**spec, "roleArn": role(aws, IOT)}})
+    may(aws, rule.may, allow("glue:GetJob", "*"))
+    rule.publish({"n": 1})
+    eventually(lambda: total(aws, "AWS/IoT", "Failure", RuleName=rule.name, ActionType="Sqs") == 2)
+    assert bodies(aws, rule.errors) == []
 
 
 def test_a_function_needs_a_policy_for_the_rule(aws: Aws) -> None:

@@ -15,6 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from local.launcher import layout
+from tests.conformance.test_iam import allow, denied, user
 from tests.conftest import Aws
 
 ACCOUNT = "000000000000"
@@ -173,6 +174,15 @@ def test_a_role_that_the_workers_cannot_assume_is_refused(world: World) -> None:
     half = role(world.aws, "mwaa-half", ("airflow.amazonaws.com",))
     with pytest.raises(ClientError, match=r"does not trust airflow-env\.amazonaws\.com"):
         world.mwaa.create_environment(Name="refused", **world.settings | {"ExecutionRoleArn": half})
+
+
+def test_a_role_must_be_passed(world: World) -> None:
+    """https://docs.aws.amazon.com/mwaa/latest/userguide/access-policies.html"""
+    caller = world.aws.client(
+        "mwaa", user(world.aws, allow("airflow:CreateEnvironment", "*")), inject_host_prefix=False
+    )
+    message = denied(lambda: caller.create_environment(Name="refused", **world.settings))
+    assert f"iam:PassRole on resource: {world.settings['ExecutionRoleArn']}" in message
 
 
 def test_a_bucket_without_versions_is_refused(world: World) -> None:

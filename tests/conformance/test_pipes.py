@@ -24,6 +24,7 @@ from tests.conftest import Aws
 
 PIPES = "pipes.amazonaws.com"
 READ = {"sqs": READ_QUEUE, "kinesis": READ_STREAM, "dynamodb": READ_CHANGES}
+STREAMS = {"kinesis": "KinesisStreamParameters", "dynamodb": "DynamoDBStreamParameters"}
 
 # Fails, reports or drops single events, as their "does" says; otherwise it returns them with a mark.
 ENRICHES = """
@@ -64,8 +65,7 @@ class Pipe:
         service = source.split(":")[2]
         self.role = role(aws, PIPES, allow(READ[service], source), *statements)
         if service != "sqs":
-            member = {"kinesis": "KinesisStreamParameters", "dynamodb": "DynamoDBStreamParameters"}[service]
-            given = settings.setdefault("SourceParameters", {}).setdefault(member, {})
+            given = settings.setdefault("SourceParameters", {}).setdefault(STREAMS[service], {})
             given.setdefault("StartingPosition", "TRIM_HORIZON")
         made = self.client.create_pipe(Name=self.name, Source=source, Target=target, RoleArn=self.role, **settings)
         assert made["CurrentState"] == "CREATING"
@@ -85,6 +85,19 @@ class Pipe:
 def enriches(aws: Aws) -> str:
     """The ARN of a function that can stand for enrichment and target."""
     return pending_function(aws, unique("enriches"), ENRICHES)
+
+
+def table(aws: Aws) -> tuple[str, str]:
+    """Return the name of a new table and the ARN of its stream."""
+    name = unique("table")
+    made = aws.client("dynamodb").create_table(
+        TableName=name,
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+        StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"},
+    )["TableDescription"]
+    return name, made["LatestStreamArn"]
 
 
 def may_enrich(function: str) -> dict[str, Any]:
@@ -162,17 +175,10 @@ def test_kinesis_records_are_filtered_on_their_data_and_flat(aws: Aws) -> None:
 
 def test_changes_of_a_table_are_filtered_by_kind(aws: Aws) -> None:
     """https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-pipes-dynamodb.html"""
-    dynamodb, name, target = aws.client("dynamodb"), unique("table"), place(aws, "sqs")
-    made = dynamodb.create_table(
-        TableName=name,
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        BillingMode="PAY_PER_REQUEST",
-        StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"},
-    )["TableDescription"]
+    dynamodb, (name, changes), target = aws.client("dynamodb"), table(aws), place(aws, "sqs")
     Pipe(
         aws,
-        made["LatestStreamArn"],
+        changes,
         target.arn,
         target.statement,
         SourceParameters={"FilterCriteria": {"Filters": [{"Pattern": '{"eventName": ["REMOVE"]}'}]}},
@@ -304,10 +310,24 @@ def test_an_enrichment_answers_with_the_events_of_the_target(aws: Aws, enriches:
     eventually(lambda: pipe.total("TargetStageSkipped") >= 1)
 
 
-def test_an_enrichment_needs_permission(aws: Aws, enriches: str) -> None:
+def express(aws: Aws, output: str) -> str:
+    """Return the ARN of an express workflow with this output."""
+    states = {"Only": {"Type": "Pass", "Output": output, "End": True}}
+    made: str = aws.client("stepfunctions").create_state_machine(
+        name=unique("express"),
+        type="EXPRESS",
+        definition=json.dumps({"QueryLanguage": "JSONata", "StartAt": "Only", "States": states}),
+        roleArn=role(aws, "states.amazonaws.com"),
+    )["stateMachineArn"]
+    return made
+
+
+@pytest.mark.parametrize("kind", ["lambda", "states"])
+def test_an_enrichment_needs_permission(aws: Aws, enriches: str, kind: str) -> None:
     """https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-pipes-permissions.html"""
     source, target = Queue(aws, visibility=30), place(aws, "sqs")
-    pipe = Pipe(aws, source.arn, target.arn, target.statement, Enrichment=enriches)
+    enrichment = enriches if kind == "lambda" else express(aws, "{% $states.input %}")
+    pipe = Pipe(aws, source.arn, target.arn, target.statement, Enrichment=enrichment)
     source.put("1")
     eventually(lambda: pipe.total("EnrichmentStageFailed") == 1)
     assert (target.read(), source.left()) == ([], 1)
@@ -316,24 +336,14 @@ def test_an_enrichment_needs_permission(aws: Aws, enriches: str) -> None:
 def test_an_express_workflow_enriches(aws: Aws) -> None:
     """https://docs.aws.amazon.com/eventbridge/latest/userguide/pipes-enrichment.html"""
     source, target = Queue(aws, visibility=30), place(aws, "sqs")
-    definition = {
-        "QueryLanguage": "JSONata",
-        "StartAt": "Only",
-        "States": {"Only": {"Type": "Pass", "Output": "{% [$states.input.{'twice': id & id}] %}", "End": True}},
-    }
-    express = aws.client("stepfunctions").create_state_machine(
-        name=unique("express"),
-        type="EXPRESS",
-        definition=json.dumps(definition),
-        roleArn=role(aws, "states.amazonaws.com"),
-    )["stateMachineArn"]
+    workflow = express(aws, "{% [$states.input.{'twice': id & id}] %}")
     Pipe(
         aws,
         source.arn,
         target.arn,
         target.statement,
-        allow("states:StartSyncExecution", express),
-        Enrichment=express,
+        allow("states:StartSyncExecution", workflow),
+        Enrichment=workflow,
         EnrichmentParameters={"InputTemplate": '{"id": <$.body.id>}'},
     )
     source.put("7")
@@ -411,6 +421,18 @@ def test_a_failed_batch_of_a_stream_is_cut_retried_and_described_in_a_dead_lette
     assert found.count(["poison"]) == 2
 
 
+def test_a_dead_letter_needs_a_role_that_may_send_it(aws: Aws, enriches: str) -> None:
+    """https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-pipes-batching-concurrency.html#pipes-dlq"""
+    source, letters, target = Stream(aws), place(aws, "sqs"), place(aws, "sqs")
+    settings = {"BatchSize": 1, "MaximumRetryAttempts": 0, "DeadLetterConfig": {"Arn": letters.arn}}
+    parameters = {"KinesisStreamParameters": settings}
+    may = may_enrich(enriches), target.statement
+    Pipe(aws, source.arn, target.arn, *may, Enrichment=enriches, SourceParameters=parameters)
+    source.put({"id": "poison", "does": "raise"}, "next")
+    eventually(target.read)  # the records of a shard are in order
+    assert letters.read() == []
+
+
 def test_records_are_retried_from_the_first_that_failed(aws: Aws, enriches: str) -> None:
     """https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-pipes-batching-concurrency.html"""
     source = Stream(aws)
@@ -472,18 +494,21 @@ def test_a_pipe_stops_starts_changes_and_ends(aws: Aws) -> None:
 
 
 @pytest.mark.parametrize(
-    "trust", [pytest.param(PIPES, id="permissions"), pytest.param("events.amazonaws.com", id="trust")]
+    ("service", "trust"),
+    [*((service, PIPES) for service in READ), pytest.param("sqs", "events.amazonaws.com", id="trust")],
 )
-def test_a_role_that_cannot_read_the_source_fails_the_creation(aws: Aws, trust: str) -> None:
+def test_a_role_that_cannot_read_the_source_fails_the_creation(aws: Aws, service: str, trust: str) -> None:
     """https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-pipes-permissions.html"""
-    source, target, name = Queue(aws), place(aws, "sqs"), unique("pipe")
-    actions = READ_QUEUE if trust != PIPES else READ_QUEUE[:-1]
-    may = role(aws, trust, allow(actions, source.arn), target.statement)
+    sources = {"sqs": lambda: Queue(aws).arn, "kinesis": lambda: Stream(aws).arn, "dynamodb": lambda: table(aws)[1]}
+    source, target, name = sources[service](), place(aws, "sqs"), unique("pipe")
+    *others, last = READ[service]
+    may = role(aws, trust, allow(others if trust == PIPES else READ[service], source), target.statement)
     client = aws.client("pipes")
-    client.create_pipe(Name=name, Source=source.arn, Target=target.arn, RoleArn=may)
+    parameters = {STREAMS[service]: {"StartingPosition": "LATEST"}} if service in STREAMS else {}
+    client.create_pipe(Name=name, Source=source, Target=target.arn, RoleArn=may, SourceParameters=parameters)
     described = eventually(lambda: client.describe_pipe(Name=name), lambda each: each["CurrentState"] != "CREATING")
     assert described["CurrentState"] == "CREATE_FAILED"
-    assert "GetQueueAttributes" in described["StateReason"] or "not allowed to assume" in described["StateReason"]
+    assert (last if trust == PIPES else "not allowed to assume") in described["StateReason"]
 
 
 SOURCE, STREAM, ROLE = arn("sqs", "q"), arn("kinesis", "stream/s"), "arn:aws:iam::000000000000:role/none"

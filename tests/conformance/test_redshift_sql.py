@@ -469,6 +469,19 @@ def test_copy_needs_a_role_that_is_attached_trusts_redshift_and_may_read(aws: Aw
     assert "IAM_ROLE" in warehouse.error(f"COPY {name} FROM '{source}' CSV")
 
 
+def test_unload_needs_a_role_that_may_write(aws: Aws, warehouse: Warehouse) -> None:
+    """https://docs.aws.amazon.com/redshift/latest/dg/r_UNLOAD.html"""
+    reader = role(aws, REDSHIFT, allow(["s3:GetObject", "s3:ListBucket"], "*"))
+    writer = role(aws, REDSHIFT, allow(["s3:PutObject", "s3:ListBucket"], "*"))
+    roles = [warehouse.role, reader, writer]
+    aws.client("redshift-serverless").update_namespace(namespaceName=warehouse.name, iamRoles=roles)
+    unload = f"UNLOAD ('SELECT 1') TO 's3://{warehouse.bucket}/denied/' IAM_ROLE '{{}}'"
+    assert "Access Denied" in warehouse.error(unload.format(reader))
+    assert warehouse.objects("denied/") == {}
+    warehouse.do(unload.format(writer))
+    assert warehouse.objects("denied/") != {}
+
+
 def test_copy_of_a_hundred_thousand_rows_is_fast(warehouse: Warehouse) -> None:
     """A load is not what the tests of the scenarios wait for; a million rows take less than ten seconds."""
     name = table(warehouse, "id INT, name VARCHAR(40), amount DECIMAL(12, 2), at TIMESTAMP")

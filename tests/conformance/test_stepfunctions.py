@@ -114,6 +114,13 @@ def received(aws: Aws, url: str) -> str:
         ),
         pytest.param("sns:publish", {"TopicArn": arn("sns", "t"), "Message": "m"}, "SNS.AuthorizationErrorException"),
         pytest.param("lambda:invoke", {"FunctionName": "f"}, "Lambda.AWSLambdaException"),
+        pytest.param("athena:startQueryExecution", {"QueryString": "SELECT 1"}, "Athena.AmazonAthenaException"),
+        pytest.param("glue:startJobRun", {"JobName": "j"}, "Glue.AWSGlueException"),
+        pytest.param(
+            "events:putEvents",
+            {"Entries": [{"Source": "shop", "DetailType": "order", "Detail": {}}]},
+            "EventBridge.AmazonEventBridgeException",
+        ),
         pytest.param(
             "states:startExecution",
             {"StateMachineArn": arn("states", "stateMachine:m"), "Input": {}},
