@@ -314,6 +314,63 @@ def test_a_job_and_a_state_machine_need_the_right_to_pass_their_role(aws: Aws) -
     )
 
 
+PASSED = "arn:aws:iam::000000000000:role/another"
+FLEXIBLE = {"FlexibleTimeWindow": {"Mode": "OFF"}, "ScheduleExpression": "rate(1 day)"}
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "members"),
+    [
+        ("cloudformation", "update_stack", {"StackName": "s", "TemplateBody": "{}", "RoleARN": PASSED}),
+        ("cloudformation", "delete_stack", {"StackName": "s", "RoleARN": PASSED}),
+        ("events", "put_rule", {"Name": "r", "ScheduleExpression": "rate(1 day)", "RoleArn": PASSED}),
+        (
+            "firehose",
+            "update_destination",
+            {
+                "DeliveryStreamName": "h",
+                "CurrentDeliveryStreamVersionId": "1",
+                "DestinationId": "d",
+                "ExtendedS3DestinationUpdate": {"RoleARN": PASSED},
+            },
+        ),
+        ("glue", "update_job", {"JobName": "j", "JobUpdate": {"Role": PASSED}}),
+        (
+            "iot",
+            "replace_topic_rule",
+            {
+                "ruleName": "r",
+                "topicRulePayload": {"sql": "SELECT 1", "actions": [{"sqs": {"roleArn": PASSED, "queueUrl": "q"}}]},
+            },
+        ),
+        ("lambda", "update_function_configuration", {"FunctionName": "f", "Role": PASSED}),
+        ("mwaa", "update_environment", {"Name": "e", "ExecutionRoleArn": PASSED}),
+        ("pipes", "update_pipe", {"Name": "p", "RoleArn": PASSED}),
+        ("redshift-serverless", "update_namespace", {"namespaceName": "name", "iamRoles": [PASSED]}),
+        (
+            "scheduler",
+            "update_schedule",
+            {"Name": "s", "Target": {"Arn": arn("sqs", "q"), "RoleArn": PASSED}, **FLEXIBLE},
+        ),
+        (
+            "stepfunctions",
+            "update_state_machine",
+            {"stateMachineArn": arn("states", "stateMachine:m"), "roleArn": PASSED},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_another_role_must_be_passed_too(aws: Aws, service: str, operation: str, members: dict[str, Any]) -> None:
+    """https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles_use_passrole.html"""
+    everything_else = {"Effect": "Allow", "NotAction": "iam:PassRole", "Resource": "*"}
+    client = aws.client(service, user(aws, everything_else), inject_host_prefix=False)
+    assert f"iam:PassRole on resource: {PASSED}" in denied(lambda: getattr(client, operation)(**members))
+    able = aws.client(service, user(aws, allow("*", "*")), inject_host_prefix=False)
+    with pytest.raises(ClientError) as failure:  # there is no such role, and nothing to change
+        getattr(able, operation)(**members)
+    assert "iam:PassRole" not in str(failure.value)
+
+
 def test_a_service_refuses_a_role_that_does_not_trust_it(aws: Aws) -> None:
     """https://docs.aws.amazon.com/lambda/latest/dg/lambda-intro-execution-role.html"""
     with pytest.raises(ClientError, match="The role defined for the function cannot be assumed by Lambda") as failure:

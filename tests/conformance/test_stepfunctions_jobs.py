@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.conformance.event_targets import place
 from tests.conformance.test_iam import allow, arn, role, unique
 from tests.conformance.test_stepfunctions import (
     STATES,
@@ -138,6 +139,17 @@ def test_a_task_waits_for_another_machine(aws: Aws) -> None:
     assert {"Error": "Refused", "Cause": "too many", "Status": "FAILED"}.items() <= json.loads(failed["cause"]).items()
     with pytest.raises(ClientError, match="not authorized to create managed-rule"):
         machine(aws, definition, *needed)
+
+
+def test_events_are_published_and_workflows_started(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/step-functions/latest/dg/connect-eventbridge.html"""
+    bus, inner = place(aws, "events"), place(aws, "states")
+    entry = {"EventBusName": bus.arn, "Source": "shop", "DetailType": "order", "Detail": {"n": 1}}
+    assert run(aws, task("events:putEvents", {"Entries": [entry]}), bus.statement)["status"] == "SUCCEEDED"
+    assert json.loads(until(bus.read, bool)[0])["detail"] == {"n": 1}
+    starting = task("states:startExecution", {"StateMachineArn": inner.arn, "Input": {"n": 2}})
+    assert run(aws, starting, inner.statement)["status"] == "SUCCEEDED"
+    assert [json.loads(text) for text in inner.read()] == [{"n": 2}]
 
 
 def test_actions_of_other_services(aws: Aws) -> None:
