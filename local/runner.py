@@ -20,6 +20,7 @@ from typing import Any
 
 import botocore.loaders
 import botocore.session
+from jsonschema import Draft202012Validator
 
 from local import bootstrap
 from local.launcher import airflow, layout
@@ -28,11 +29,8 @@ LOCAL_BUNDLE = "airflow.dag_processing.bundles.local.LocalDagBundle"
 
 
 def configure(home: Path) -> None:
-    """Give Airflow its settings: a home of its own and short pauses. All AWS sessions share what they read of models.
-
-    Airflow makes a session for every hook of every task, which reads them anew, 0.1 s each: more than most calls take.
-    """
-    botocore.session.create_loader = cache(botocore.loaders.create_loader)
+    """Give Airflow its settings: a home of its own and short pauses."""
+    _do_once()
     os.environ.update(
         {
             "AIRFLOW_HOME": str(home),
@@ -46,6 +44,23 @@ def configure(home: Path) -> None:
             "AIRFLOW__ATLAS__RETRY_SECONDS": "1",
         }
     )
+
+
+def _do_once() -> None:
+    """Do once in this process what a run asks for over and over: half of its CPU time.
+
+    AWS sessions, of which each task has its own, read the models of services; each look at a param checks its schema.
+    """
+    botocore.session.create_loader = cache(botocore.loaders.create_loader)
+    check, checked = Draft202012Validator.check_schema, set[str]()
+
+    def check_schema(schema: Any, *options: Any) -> None:
+        text = json.dumps(schema, sort_keys=True)
+        if text not in checked:
+            check(schema, *options)
+            checked.add(text)
+
+    Draft202012Validator.check_schema = check_schema
 
 
 @contextmanager

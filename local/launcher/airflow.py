@@ -38,7 +38,7 @@ def settings(port: int) -> dict[str, str]:
         AIRFLOW__API__SECRET_KEY=keys["api"],
         AIRFLOW__API_AUTH__JWT_SECRET=keys["jwt"],
         AIRFLOW__ATLAS__ENVIRONMENT=layout.ENVIRONMENT,
-        AIRFLOW__ATLAS__POLL_SECONDS="1",
+        AIRFLOW__ATLAS__POLL_SECONDS="0.5",
         AIRFLOW__ATLAS__BUFFER_SECONDS="1",
         AIRFLOW__ATLAS__RETRY_SECONDS="2",
         AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION="false",
