@@ -42,7 +42,7 @@ test-full: setup  ## all tests with large loads
 	@ATLAS_TEST_SIZE=full $(VENV)/python -m pytest $(WORKERS)
 
 bench: setup  ## measure the scenarios
-	@$(VENV)/python -m local.bench $(ARGS)
+	@PYTHONPATH=plugins $(VENV)/python -m local.bench $(ARGS)
 
 soak: setup  ## scenarios in a storm of faults for SOAK_SECONDS=600: nothing lost, nothing leaked
 	@$(VENV)/python -m local.soak
