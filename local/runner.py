@@ -20,7 +20,7 @@ from typing import Any
 
 import botocore.loaders
 import botocore.session
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from local import bootstrap
 from local.launcher import airflow, layout

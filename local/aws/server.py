@@ -32,6 +32,7 @@ SERVICES = (
     "lambda_async",
     "lambda_errors",
     "lambda_logs",
+    "lambda_start",
     "notifications",
     "replication",
     "limits",
