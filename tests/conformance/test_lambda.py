@@ -125,6 +125,25 @@ def test_an_exception_keeps_the_execution_environment(aws: Aws, python: str) -> 
     assert _invoke(aws, python, {})[1]["calls"] == before + 2
 
 
+def test_a_function_gets_the_sdk_it_brings_and_no_other_ones_variables(aws: Aws) -> None:
+    """https://docs.aws.amazon.com/lambda/latest/dg/python-layers.html"""
+    source = (
+        "import os, boto3\ndef handler(event, context):\n    names = sorted(set(os.environ) & {'FIRST', 'SECOND'})\n"
+        "    return {'sdk': boto3.__version__, 'variables': names}"
+    )
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr("python/boto3/__init__.py", "__version__ = 'its own'")
+    layer = aws.client("lambda").publish_layer_version(LayerName="own-sdk", Content={"ZipFile": package.getvalue()})
+    function(aws, "sdk-first", source, Environment={"Variables": {"FIRST": "1"}})
+    function(
+        *(aws, "sdk-second", source), Environment={"Variables": {"SECOND": "1"}}, Layers=[layer["LayerVersionArn"]]
+    )
+    first, second = (_invoke(aws, name, {})[1] for name in ("sdk-first", "sdk-second"))
+    assert (first["variables"], second) == (["FIRST"], {"sdk": "its own", "variables": ["SECOND"]})
+    assert first["sdk"].startswith("1.")
+
+
 def test_the_error_is_logged_with_its_trace(aws: Aws) -> None:
     """https://docs.aws.amazon.com/lambda/latest/dg/python-logging.html"""
     function(aws, "errors-logged", PYTHON)
