@@ -1,7 +1,8 @@
 """Measures the embedded AWS: what a laptop waits for, what it takes, and how much it carries.
 
 - start: seconds until it answers, and until a PostgreSQL server of RDS, as Redshift's are, has taken a connection, too
-- idle: resident megabytes of the emulator and all it has started, and after a little of everything (`_warm_up`)
+- idle: resident megabytes of the emulator and all it has started: after the start; with a PostgreSQL server, a stack
+  and a function that has been called; after everything else here
 - stream: a fold behind a stream of four shards, put to at the rate that AWS takes
 - athena: seconds of an aggregation of a million Parquet rows, from StartQueryExecution until it is seen to be done
 - glue: seconds of a minimal Spark job, from StartJobRun until it is seen to be done, and until its first line
@@ -15,6 +16,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -57,13 +59,10 @@ def measure(scratch: Path) -> dict[str, Any]:
         connect(rds)
         start = {"answers_seconds": round(answered, 2), "seconds": round(time.perf_counter() - begun, 2)}
         deploy(client)
-        return {
-            "start": start,
-            "glue": glue(client),
-            "idle": {"after_start_megabytes": started, "after_warm_up_megabytes": _warm_up(client, pid)},
-            "athena": athena(client),
-            "stream": stream(client, pid),
-        }
+        warm_up(client)
+        idle = {"after_start_megabytes": started, "after_warm_up_megabytes": megabytes(pid)}
+        figures = {"start": start, "glue": glue(client), "athena": athena(client), "stream": stream(client, pid)}
+        return {**figures, "idle": {**idle, "after_all_megabytes": megabytes(pid)}}
     finally:
         running.stop()
 
@@ -105,6 +104,13 @@ def deploy(client: ClientFactory) -> None:
     cloudformation.get_waiter("stack_create_complete").wait(StackName=STACK, WaiterConfig={"Delay": 1})
 
 
+def warm_up(client: ClientFactory) -> None:
+    """Let the function commit a record."""
+    outputs = outputs_of(client, STACK)
+    _put(client("kinesis"), outputs["Stream"], "warm-up", 0, 1)
+    _wait(partial(committed, client("dynamodb"), outputs["StateTable"]), _is(1))
+
+
 def glue(client: ClientFactory) -> dict[str, float]:
     """Return what the first job run of an embedded AWS takes, and the next."""
     first, first_line = _job_run(client)
@@ -130,15 +136,6 @@ def _job_run(client: ClientFactory) -> tuple[float, float]:
     _demand(state, "SUCCEEDED")
     printed = logs.get_log_events(logGroupName="/aws-glue/jobs/output", logStreamName=run, startFromHead=True)
     return seconds, float(printed["events"][0]["message"]) - begun
-
-
-def _warm_up(client: ClientFactory, pid: int) -> int:
-    """Return the megabytes after the stack, a job, a PostgreSQL server that runs, a function's call and a query."""
-    outputs = outputs_of(client, STACK)
-    _put(client("kinesis"), outputs["Stream"], "warm-up", 0, 1)
-    _wait(partial(committed, client("dynamodb"), outputs["StateTable"]), _is(1))
-    _query(client("athena"), "SELECT 1")
-    return megabytes(pid)
 
 
 def athena(client: ClientFactory, rows: int = ROWS) -> dict[str, float]:
@@ -256,17 +253,21 @@ def committed(dynamodb: Any, table: str) -> int:
 
 def megabytes(pid: int) -> int:
     """Return the resident memory of a process and its descendants; pages that they share count for each."""
-    return round(sum(process.memory_info().rss for process in _family(pid)) / 2**20)
+    return round(_sum(pid, lambda process: process.memory_info().rss) / 2**20)
 
 
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time that a process and its descendants have used, ended ones included."""
-    return sum(sum(process.cpu_times()[:4]) for process in _family(pid))
+    return _sum(pid, lambda process: sum(process.cpu_times()[:4]))
 
 
-def _family(pid: int) -> list[psutil.Process]:
-    process = psutil.Process(pid)
-    return [process, *process.children(recursive=True)]
+def _sum(pid: int, number: Callable[[psutil.Process], float]) -> float:
+    """Add up a number of a process and its descendants, without those that end while they are looked at."""
+    process, total = psutil.Process(pid), 0.0
+    for member in [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            total += number(member)
+    return total
 
 
 def _wait(look: Callable[[], T], done: Callable[[T], bool]) -> T:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from typing import Any
 
 import pytest
 
 from local import bench, bench_embedded
 from local.bootstrap import ClientFactory, root
+from local.launcher import layout
 from tests.conftest import Aws
 
 FAST: dict[str, Any] = {"copy": {"seconds": 9.9}, "firehose": {"records_per_second": 10_000}}
 SLOW: dict[str, Any] = {"copy": {"seconds": 10.1}, "firehose": {"records_per_second": 9_999}}
+
+
+def test_the_command_knows_its_parts() -> None:
+    variables = {**os.environ, "ARGS": "nothing"}
+    answer = subprocess.run(
+        ["make", "bench"], cwd=layout.REPOSITORY, env=variables, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode
+    assert all(f"'{part}'" in answer.stderr for part in bench.PARTS), answer.stderr
 
 
 @pytest.mark.parametrize(("streams", "verdict"), [(FAST, "holds"), (SLOW, "missed")])
