@@ -38,6 +38,8 @@ class Environment:
         self.stdout: IO[str] = open(streams[1], encoding="utf-8")  # noqa: SIM115, PTH123
         self.stderr: IO[str] = open(streams[2], encoding="utf-8")  # noqa: SIM115, PTH123
         self._told = told
+        self._end = select.poll()  # not select.select, which knows descriptors up to 1023 only
+        self._end.register(told, select.POLLIN)
         self._looking = threading.Lock()
 
     def poll(self) -> int | None:
@@ -69,7 +71,7 @@ class Environment:
 
     def _look(self, timeout: float | None) -> int | None:
         with self._looking:
-            if self.returncode is None and select.select([self._told], [], [], timeout)[0]:
+            if self.returncode is None and self._end.poll(None if timeout is None else 1000 * timeout):
                 # Nothing comes if the process it was forked from has been killed, and with it whoever could say.
                 self.returncode = int(os.read(self._told, 16) or -signal.SIGKILL)
                 os.close(self._told)
