@@ -41,7 +41,7 @@ test: setup  ## all tests
 test-full: setup  ## all tests with large loads
 	@ATLAS_TEST_SIZE=full $(VENV)/python -m pytest $(WORKERS)
 
-bench: setup  ## measure the scenarios
+bench: setup  ## measure the scenarios and the embedded AWS (one part: ARGS=embedded)
 	@PYTHONPATH=plugins $(VENV)/python -m local.bench $(ARGS)
 
 soak: setup  ## scenarios in a storm of faults for SOAK_SECONDS=600: nothing lost, nothing leaked
