@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '' 2>/dev/nu
 VENV := .atlas/venv/airflow/bin
 ATLAS := $(VENV)/python -m local.launcher
 # A test file is one worker's: its tests share what they start and may follow on each other.
-WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+WORKERS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 export DAG CONF ARGS FAULTS
 
 .DEFAULT_GOAL := help
