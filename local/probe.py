@@ -21,7 +21,7 @@ from airflow.models.variable import Variable as StoredVariable
 from airflow.sdk import DAG, Connection, Variable
 
 HEAVY = ("duckdb", "great_expectations", "numpy", "pandas", "psycopg", "pyspark")
-ROUNDS = 8
+ROUNDS = 5
 
 
 def probe(file: str) -> dict[str, Any]:
