@@ -220,13 +220,13 @@ with DAG(
         optional=MAY_BE_SKIPPED,
         interval="{% set plan = ti.xcom_pull('plan') %}{{ plan.start ~ ' to ' ~ plan.end if plan else 'not planned' }}",
         facts={
-            "Estimated cost": lifecycle.ESTIMATE,
             "Rows": "{{ ti.xcom_pull('load_totals')['rows'] }}",
             "Rows refused": "{{ ti.xcom_pull('load_totals')['rejected'] }}",
             "Refused because": "{{ ti.xcom_pull('load_totals')['problems'] | join('; ') or 'none' }}",
             "Rows changed in the source": "{{ ti.xcom_pull('load_totals')['changed'] }}",
             "Orders extracted": "{{ ti.xcom_pull('plan')['changed']['orders'] }}",
             "Days rebuilt": "{{ ti.xcom_pull('publish')['days'] }}",
+            "Estimated cost": lifecycle.ESTIMATE,
         },
         gates=["quality_gate"],
         charts=[

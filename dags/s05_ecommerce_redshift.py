@@ -229,7 +229,6 @@ with DAG(
         watched=WATCHED,
         optional=MAY_BE_SKIPPED,
         facts={
-            "Estimated cost": lifecycle.ESTIMATE,
             "Transactions sent": "{{ ti.xcom_pull('feed')['transactions'] }}",
             "Net sales sent (GBP)": "{{ ti.xcom_pull('feed')['net_sales'] }}",
             "Sent twice": "{{ ti.xcom_pull('feed')['duplicates'] }}",
@@ -238,6 +237,7 @@ with DAG(
             "Objects loaded": "{{ ti.xcom_pull('load_warehouse')['objects'] }}",
             "Loads": "{{ ti.xcom_pull('load_warehouse')['rounds'] }}",
             "Seconds until all was in the warehouse": "{{ ti.xcom_pull('load_warehouse')['seconds'] }}",
+            "Estimated cost": lifecycle.ESTIMATE,
         },
         gates=["quality_gate"],
         charts=[

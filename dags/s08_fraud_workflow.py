@@ -218,7 +218,6 @@ with DAG(
         watched=WATCHED,
         optional=MAY_BE_SKIPPED,
         facts={
-            "Estimated cost": lifecycle.ESTIMATE,
             "Payments": "{{ ti.xcom_pull('feed')['events'] }}",
             "Duplicates sent": "{{ ti.xcom_pull('feed')['duplicates'] }}",
             "Malformed sent": "{{ ti.xcom_pull('feed')['malformed'] }}",
@@ -226,6 +225,7 @@ with DAG(
             "Workflows": "{{ ti.xcom_pull('audit')['measures']['executions'] }}",
             "Reviews answered": "{{ ti.xcom_pull('answer_reviews')['answered'] }}",
             "Cards blocked": "{{ ti.xcom_pull('audit')['measures']['blocked_cards'] }}",
+            "Estimated cost": lifecycle.ESTIMATE,
         },
         gates=["quality_gate"],
         charts=[

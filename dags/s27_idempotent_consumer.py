@@ -191,7 +191,6 @@ with DAG(
         watched=WATCHED,
         optional=MAY_BE_SKIPPED,
         facts={
-            "Estimated cost": lifecycle.ESTIMATE,
             "Rows": "{{ ti.xcom_pull('feed')['records'] }}",
             "Payments": "{{ ti.xcom_pull('feed')['payments'] }}",
             "Sent twice": "{{ ti.xcom_pull('feed')['duplicates'] }}",
@@ -199,6 +198,7 @@ with DAG(
             "Forged": "{{ ti.xcom_pull('feed')['forged'] }}",
             "Damaged": "{{ ti.xcom_pull('feed')['malformed'] }}",
             "Effects too many without idempotency": "{{ ti.xcom_pull('measure')['measures']['control_excess'] }}",
+            "Estimated cost": lifecycle.ESTIMATE,
         },
         gates=["quality_gate"],
         charts=[
