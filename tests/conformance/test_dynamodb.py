@@ -174,6 +174,23 @@ def test_a_cancelled_transaction_says_what_was_there(aws: Aws) -> None:
 # --- Permissions -------------------------------------------------------------------------------------------------
 
 
+def test_a_transaction_that_is_sent_again_under_its_token_is_known(aws: Aws) -> None:
+    """Also if it made the item it updates: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis.html"""
+    name, client = table(aws), aws.client("dynamodb")
+
+    def add(number: str) -> None:
+        update = {"UpdateExpression": "ADD n :n", "ExpressionAttributeValues": {":n": {"N": number}}}
+        actions = [{"Update": {"TableName": name, "Key": key("sum"), **update}}]
+        client.transact_write_items(ClientRequestToken=f"{name}-token", TransactItems=actions)
+
+    add("1")
+    add("1")
+    assert client.get_item(TableName=name, Key=key("sum"))["Item"]["n"] == {"N": "1"}
+    with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
+        add("2")
+    add("1")
+
+
 def own_items(name: str) -> dict[str, Any]:
     actions = ["GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query", "BatchGetItem", "BatchWriteItem"]
     condition = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": "card#*"}}

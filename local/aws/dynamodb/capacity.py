@@ -8,6 +8,7 @@ writes by started KB, but takes every read for a small one and no request into i
 from __future__ import annotations
 
 import contextvars
+import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -195,6 +196,26 @@ def _cancelled(data: Data) -> Iterable[Data]:
             yield {"TableName": action["TableName"], "CapacityUnits": 2.0 * _units(size, WRITE_UNIT)}
 
 
+def _known_as_sent(original: Handler) -> Handler:
+    """Compare a repeated ClientRequestToken with what was sent.
+
+    The emulator keeps the request itself, and the key of an update in it becomes the item that the update makes.
+    https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html
+    """
+
+    def write(data: Data) -> Answer:
+        token = data.get("ClientRequestToken")
+        if not token or _dynamodb._txn_token_lookup(token) is not None:
+            return original(data)
+        sent = copy.deepcopy({name: value for name, value in data.items() if name != "ClientRequestToken"})
+        answer = original(data)
+        if (kept := _dynamodb._txn_token_lookup(token)) is not None:
+            kept["signature"] = sent
+        return answer
+
+    return write
+
+
 emulator.patch(_dynamodb, "_paginate_evaluated_items", _measure_page)
 emulator.patch(_dynamodb, "_add_consumed_capacity", _measure)
 for _name in ("_put_item", "_update_item", "_delete_item"):
@@ -202,4 +223,5 @@ for _name in ("_put_item", "_update_item", "_delete_item"):
 emulator.patch(_dynamodb, "_batch_get_item", lambda original: _measure_reads(original, _batch_keys))
 emulator.patch(_dynamodb, "_transact_get_items", lambda original: _measure_reads(original, _transaction_keys))
 emulator.patch(_dynamodb, "_batch_write_item", _measure_writes)
+emulator.patch(_dynamodb, "_transact_write_items", _known_as_sent)
 emulator.patch(_dynamodb, "_transact_write_items", _measure_writes)
