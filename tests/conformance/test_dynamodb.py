@@ -175,20 +175,21 @@ def test_a_cancelled_transaction_says_what_was_there(aws: Aws) -> None:
 
 
 def test_a_transaction_that_is_sent_again_under_its_token_is_known(aws: Aws) -> None:
-    """Also if it made the item it updates: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis.html"""
+    """Whatever its numbers look like.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html
+    """
     name, client = table(aws), aws.client("dynamodb")
 
-    def add(number: str) -> None:
-        update = {"UpdateExpression": "ADD n :n", "ExpressionAttributeValues": {":n": {"N": number}}}
-        actions = [{"Update": {"TableName": name, "Key": key("sum"), **update}}]
+    def put(number: str) -> None:
+        actions = [{"Put": {"TableName": name, "Item": key("sum") | {"n": {"N": number}}}}]
         client.transact_write_items(ClientRequestToken=f"{name}-token", TransactItems=actions)
 
-    add("1")
-    add("1")
-    assert client.get_item(TableName=name, Key=key("sum"))["Item"]["n"] == {"N": "1"}
+    put("1.50")
+    put("1.50")
     with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
-        add("2")
-    add("1")
+        put("2.50")
+    assert client.get_item(TableName=name, Key=key("sum"))["Item"]["n"] == {"N": "1.5"}
 
 
 def own_items(name: str) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def _cancelled(data: Data) -> Iterable[Data]:
 def _known_as_sent(original: Handler) -> Handler:
     """Compare a repeated ClientRequestToken with what was sent.
 
-    The emulator keeps the request itself, and the key of an update in it becomes the item that the update makes.
+    The emulator keeps the request itself, in which it brings numbers into their shortest form meanwhile: 1.50 is 1.5.
     https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html
     """
 
