@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from atlas.costs import MILLION, READ_UNITS, WRITE_UNITS
 from local.launcher import layout
 
 sys.path.append(str(layout.REPOSITORY / "include" / "lambdas" / "layer" / "python"))
@@ -35,8 +36,6 @@ BATCH = 500
 DUPLICATES = 0.1
 LOADS = ((1, 1), (2, 2), (5, 5), (10, 10), *((BATCH, keys) for keys in (10, 20, 60, 100, 200, 500)))
 """Records of a batch and distinct keys among them."""
-WRITE_USD_PER_MILLION, READ_USD_PER_MILLION = 0.625, 0.125
-"""Request units on demand in us-east-1, https://aws.amazon.com/dynamodb/pricing/on-demand/"""
 
 Event = dict[str, Any]
 """An event as Lambda hands it over."""
@@ -150,7 +149,7 @@ def _measured(work: Callable[..., Any], events: list[Event], meter: Counter[str]
             work(event)
     scale = 1000 / sum(len(event["Records"]) for event in events)
     used = {name: round(meter[name] * scale) for name in ("write_units", "read_units", "requests")}
-    usd = (used["write_units"] * WRITE_USD_PER_MILLION + used["read_units"] * READ_USD_PER_MILLION) / 10**6
+    usd = float(used["write_units"] * WRITE_UNITS + used["read_units"] * READ_UNITS) / MILLION
     return used | {"usd": round(usd, 6)}
 
 

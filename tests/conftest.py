@@ -68,5 +68,5 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the scenarios, which take longest: on two workers all else runs beside them."""
+    """Begin with the scenarios, which take longest: all else runs beside and after them."""
     items.sort(key=lambda item: "scenarios" not in item.path.parts)

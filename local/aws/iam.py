@@ -290,6 +290,11 @@ def _iam(request: Request) -> list[str]:
     return []
 
 
+def caller() -> str:
+    """Return the access key id of whoever makes the request being served, the account root's for the root."""
+    return caller_key.get() or emulator.root_credentials().access_key
+
+
 def role_arn(name: str, path: str = "") -> str:
     """Return the ARN of role ``name``, which may be one already; ``path`` is that of a role not made yet."""
     if name.startswith("arn:"):

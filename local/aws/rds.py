@@ -218,7 +218,7 @@ def _create(original: Handler, parameters: Parameters) -> emulator.Response:
         return original(parameters)
     managed = _text(parameters, "ManageMasterUserPassword") == "true"
     if managed:
-        _check_secret(iam.caller_key.get() or emulator.root_credentials().access_key)
+        _check_secret(iam.caller())
     password = _master(_text(parameters, "MasterUsername"), _text(parameters, "MasterUserPassword"), managed)
     response = original({**parameters, "MasterUserPassword": password})
     if response[0] >= 400:

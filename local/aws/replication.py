@@ -72,9 +72,8 @@ def _put(original: Callable[[str, bytes], Any]) -> Callable[[str, bytes], Any]:
     """
 
     def put(bucket: str, body: bytes) -> Any:
-        key = iam.caller_key.get() or emulator.root_credentials().access_key
         for role in re.findall(r"<Role>([^<]+)</Role>", body.decode()):
-            if denied := iam.denial(key, iam.pass_role(role, PRINCIPAL), _responses.get_region()):
+            if denied := iam.denial(iam.caller(), iam.pass_role(role, PRINCIPAL), _responses.get_region()):
                 return _s3._error("AccessDenied", denied, 403)
         return original(bucket, body)
 
