@@ -175,21 +175,22 @@ def test_a_cancelled_transaction_says_what_was_there(aws: Aws) -> None:
 
 
 def test_a_transaction_that_is_sent_again_under_its_token_is_known(aws: Aws) -> None:
-    """Whatever its numbers look like.
+    """Whatever its numbers look like, and by whatever the table is called.
 
     https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html
     """
     name, client = table(aws), aws.client("dynamodb")
 
-    def put(number: str) -> None:
-        actions = [{"Put": {"TableName": name, "Item": key("sum") | {"n": {"N": number}}}}]
-        client.transact_write_items(ClientRequestToken=f"{name}-token", TransactItems=actions)
+    def put(number: str, token: str, called: str) -> None:
+        actions = [{"Put": {"TableName": called, "Item": key("sum") | {"n": {"N": number}}}}]
+        client.transact_write_items(ClientRequestToken=f"{name}-{token}", TransactItems=actions)
 
-    put("1.50")
-    put("1.50")
-    with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
-        put("2.50")
-    assert client.get_item(TableName=name, Key=key("sum"))["Item"]["n"] == {"N": "1.5"}
+    for token, called in (("name", name), ("arn", arn("dynamodb", f"table/{name}"))):
+        put("1.50", token, called)
+        put("1.50", token, called)
+        with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
+            put("2.50", token, called)
+        assert client.get_item(TableName=name, Key=key("sum"))["Item"]["n"] == {"N": "1.5"}
 
 
 def own_items(name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ writes by started KB, but takes every read for a small one and no request into i
 from __future__ import annotations
 
 import contextvars
-import copy
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -197,20 +197,25 @@ def _cancelled(data: Data) -> Iterable[Data]:
 
 
 def _known_as_sent(original: Handler) -> Handler:
-    """Compare a repeated ClientRequestToken with what was sent.
+    """Compare a repeated ClientRequestToken with what was sent, of which a digest is kept.
 
-    The emulator keeps the request itself, in which it brings numbers into their shortest form meanwhile: 1.50 is 1.5.
+    The emulator keeps the request itself for the ten minutes a token is valid, and brings numbers in it into their
+    shortest form meanwhile: 1.50 is 1.5.
     https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html
     """
 
     def write(data: Data) -> Answer:
         token = data.get("ClientRequestToken")
-        if not token or _dynamodb._txn_token_lookup(token) is not None:
+        if not token:
             return original(data)
-        sent = copy.deepcopy({name: value for name, value in data.items() if name != "ClientRequestToken"})
+        request = {name: value for name, value in data.items() if name != "ClientRequestToken"}
+        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).digest()
+        if (known := _dynamodb._txn_token_lookup(token)) is not None and known["digest"] == digest:
+            known["signature"] = request
         answer = original(data)
-        if (kept := _dynamodb._txn_token_lookup(token)) is not None:
-            kept["signature"] = sent
+        if (known := _dynamodb._txn_token_lookup(token)) is not None:
+            known["signature"] = None
+            known.setdefault("digest", digest)
         return answer
 
     return write
