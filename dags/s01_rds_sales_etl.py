@@ -44,7 +44,7 @@ from airflow.providers.amazon.aws.operators.glue import GlueJobOperator
 from airflow.providers.amazon.aws.operators.lambda_function import LambdaInvokeFunctionOperator
 from airflow.sdk import DAG, Param, TriggerRule, chain, task
 
-from atlas import costs, lifecycle, settings
+from atlas import costs, lifecycle, params, settings
 from atlas.costs import Price
 from atlas.operators.quality import QualityGateOperator
 from atlas.operators.report import RunReportOperator
@@ -88,14 +88,8 @@ PARAMS = {
     "orders": Param(
         2000, type="integer", minimum=0, maximum=100_000, title="Orders", description="0 loads nothing new"
     ),
-    "seed": Param(7, type="integer", minimum=0, maximum=999, title="Seed", description="Same seed, same orders"),
-    "source_uri": Param(
-        None,
-        type=["null", "string"],
-        pattern=settings.S3_ADDRESS,
-        title="Own data",
-        description="s3:// address of UCI Online Retail CSVs, plain or gzip",
-    ),
+    "seed": params.seed("orders"),
+    "source_uri": params.source("UCI Online Retail CSVs, plain or gzip"),
     "faults": Param(
         "none",
         type="string",
@@ -115,12 +109,10 @@ PARAMS = {
     ),
     "rows_per_range": Param(500_000, type="integer", minimum=100, maximum=10_000_000, title="Lines per Glue run"),
     "max_ranges": Param(4, type="integer", minimum=1, maximum=4, title="Glue runs at once"),
-    "max_rejected_percent": Param(
-        1.0, type="number", minimum=0, maximum=100, title="Tolerated rejects (%)", description="More fails the run"
-    ),
+    "max_rejected_percent": params.percent("Tolerated rejects", 1, "More fails the run"),
     "max_age_minutes": Param(1440, type="integer", minimum=1, maximum=525_600, title="Freshness (minutes)"),
-    "budget_usd": lifecycle.budget(),
-    "keep_stack": Param(False, type="boolean", title="Keep the stack", description="The database costs by the hour"),
+    "budget_usd": params.budget(),
+    "keep_stack": params.keep_stack(False, "The database costs by the hour"),
 }
 
 with DAG(

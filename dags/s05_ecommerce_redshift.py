@@ -44,7 +44,7 @@ from pathlib import Path
 from airflow.providers.amazon.aws.operators.redshift_data import RedshiftDataOperator
 from airflow.sdk import DAG, Param, chain, task
 
-from atlas import costs, lifecycle, settings
+from atlas import costs, lifecycle, params, settings
 from atlas.costs import Price
 from atlas.operators.health import CheckHealthOperator
 from atlas.operators.quality import QualityGateOperator
@@ -103,14 +103,8 @@ PARAMS = {
     "events": Param(
         2000, type="integer", minimum=0, maximum=100_000, title="Transactions", description="0 only watches"
     ),
-    "seed": Param(7, type="integer", minimum=0, maximum=999, title="Seed", description="Same seed, same transactions"),
-    "source_uri": Param(
-        None,
-        type=["null", "string"],
-        pattern=settings.S3_ADDRESS,
-        title="Own data",
-        description="s3:// address of UCI Online Retail CSVs, plain or gzip, replayed in the order of their time",
-    ),
+    "seed": params.seed("transactions"),
+    "source_uri": params.source("UCI Online Retail CSVs, plain or gzip, replayed in the order of their time"),
     "speed": Param(
         None,
         type=["null", "number"],
@@ -119,23 +113,14 @@ PARAMS = {
         title="Speed of the replay",
         description="Seconds of the shop's time per second; none: as fast as the stream takes it",
     ),
-    "rate": Param(
-        None,
-        type=["null", "number"],
-        exclusiveMinimum=0,
-        maximum=settings.MOST_A_SECOND,
-        title="Rate",
-        description="At most so many events a second",
-    ),
-    "duplicates_percent": Param(10, type="number", minimum=0, maximum=100, title="Sent twice (%)"),
-    "malformed_percent": Param(1, type="number", minimum=0, maximum=100, title="Damaged copies (%)"),
-    "crash_percent": Param(
+    "rate": params.rate("transactions"),
+    "duplicates_percent": params.percent("Sent twice", 10),
+    "malformed_percent": params.percent("Damaged copies", 1),
+    "crash_percent": params.percent(
+        "Rehearsed crashes",
         0,
-        type="number",
-        minimum=0,
+        "How often the function dies before it hands its rows over, and again before it says so",
         maximum=50,
-        title="Rehearsed crashes (%)",
-        description="How often the function dies before it hands its rows over, and again before it says so",
     ),
     "buffer_seconds": Param(
         settings.BUFFER_SECONDS,
@@ -145,8 +130,8 @@ PARAMS = {
         title="Firehose buffer (seconds)",
         description="Shorter is fresher, in more and smaller objects",
     ),
-    "budget_usd": lifecycle.budget(),
-    "keep_stack": Param(True, type="boolean", title="Keep the stack", description="The stream costs by the hour"),
+    "budget_usd": params.budget(),
+    "keep_stack": params.keep_stack(True, "The stream costs by the hour"),
 }
 
 with DAG(

@@ -47,7 +47,7 @@ from pathlib import Path
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, TriggerRule, chain, task
 
-from atlas import costs, lifecycle, settings
+from atlas import costs, lifecycle, params, settings
 from atlas.costs import Price
 from atlas.operators.health import CheckHealthOperator
 from atlas.operators.quality import QualityGateOperator
@@ -91,32 +91,14 @@ PARAMS = {
     "events": Param(
         500, type="integer", minimum=0, maximum=100_000, title="Payments", description="0 only looks after the stack"
     ),
-    "seed": Param(7, type="integer", minimum=0, maximum=999, title="Seed", description="Same seed, same payments"),
-    "source_uri": Param(
-        None,
-        type=["null", "string"],
-        pattern=settings.S3_ADDRESS,
-        title="Own data",
-        description="s3:// address of CSVs: event_id, card, amount, currency, country, category, occurred_at",
+    "seed": params.seed("payments"),
+    "source_uri": params.source("CSVs: event_id, card, amount, currency, country, category, occurred_at"),
+    "duplicates_percent": params.percent("Sent twice", 10),
+    "malformed_percent": params.percent("Damaged copies", 1),
+    "crash_percent": params.percent(
+        "Rehearsed crashes", 0, "Share of commits: before them the scoring function dies", maximum=50
     ),
-    "duplicates_percent": Param(10, type="number", minimum=0, maximum=100, title="Duplicates (%)"),
-    "malformed_percent": Param(1, type="number", minimum=0, maximum=100, title="Malformed (%)"),
-    "crash_percent": Param(
-        0,
-        type="number",
-        minimum=0,
-        maximum=50,
-        title="Crashes to rehearse (%)",
-        description="Commits before which the scoring function dies",
-    ),
-    "rate": Param(
-        100,
-        type=["null", "number"],
-        exclusiveMinimum=0,
-        maximum=settings.MOST_A_SECOND,
-        title="Payments a second",
-        description="Empty: all at once, before the first card is blocked",
-    ),
+    "rate": params.rate("payments", default=100),
     "review": Param(
         "timeout",
         type="string",
@@ -132,8 +114,8 @@ PARAMS = {
         title="Time to answer (seconds)",
         description="Afterwards the card is blocked. Default: 900, or 5 where nobody answers",
     ),
-    "budget_usd": lifecycle.budget(),
-    "keep_stack": Param(True, type="boolean", title="Keep the stack", description="Two shards cost by the hour"),
+    "budget_usd": params.budget(),
+    "keep_stack": params.keep_stack(True, "Two shards cost by the hour"),
 }
 
 with DAG(

@@ -49,7 +49,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG, Param, TriggerRule, chain, task
 
-from atlas import costs, lifecycle, settings
+from atlas import costs, lifecycle, params, settings
 from atlas.costs import Price
 from atlas.operators.health import CheckHealthOperator
 from atlas.operators.quality import QualityGateOperator
@@ -89,33 +89,18 @@ PRICE = Price(
 
 PARAMS = {
     "events": Param(300, type="integer", minimum=0, maximum=20_000, title="Payments", description="0 only watches"),
-    "seed": Param(7, type="integer", minimum=0, maximum=999, title="Seed", description="Same seed, same payments"),
-    "source_uri": Param(
-        None,
-        type=["null", "string"],
-        pattern=settings.S3_ADDRESS,
-        title="Own data",
-        description="s3:// address of JSON lines with payment_id, account, amount, currency and, if known, expires_at",
-    ),
-    "rate": Param(
-        None,
-        type=["null", "number"],
-        exclusiveMinimum=0,
-        maximum=settings.MOST_A_SECOND,
-        title="Rate",
-        description="At most so many messages a second",
-    ),
-    "duplicates_percent": Param(30, type="number", minimum=0, maximum=100, title="Sent twice (%)"),
-    "malformed_percent": Param(1, type="number", minimum=0, maximum=100, title="Damaged copies (%)"),
-    "expired_percent": Param(3, type="number", minimum=0, maximum=50, title="Expired (%)"),
-    "forged_percent": Param(3, type="number", minimum=0, maximum=100, title="Forged later with another amount (%)"),
-    "crash_percent": Param(
+    "seed": params.seed("payments"),
+    "source_uri": params.source("JSON lines with payment_id, account, amount, currency and, if known, expires_at"),
+    "rate": params.rate("messages"),
+    "duplicates_percent": params.percent("Sent twice", 30),
+    "malformed_percent": params.percent("Damaged copies", 1),
+    "expired_percent": params.percent("Expired", 3, maximum=50),
+    "forged_percent": params.percent("Forged later with another amount", 3),
+    "crash_percent": params.percent(
+        "Rehearsed crashes",
         0,
-        type="number",
-        minimum=0,
+        "Share of batches: after the effect, before the acknowledgement or Powertools' record",
         maximum=50,
-        title="Rehearsed crashes (%)",
-        description="Share of batches: after the effect, before the acknowledgement or Powertools' record",
     ),
     "faults": Param(
         "none",
@@ -128,8 +113,8 @@ PARAMS = {
         36, type="integer", minimum=6, maximum=900, title="Redelivery (seconds)", description="After a crash or failure"
     ),
     "control": Param(True, type="boolean", title="Control", description="Feed the consumer without idempotency too"),
-    "budget_usd": lifecycle.budget(),
-    "keep_stack": Param(True, type="boolean", title="Keep the stack", description="Idle it costs next to nothing"),
+    "budget_usd": params.budget(),
+    "keep_stack": params.keep_stack(True, "Idle it costs next to nothing"),
 }
 
 with DAG(

@@ -1,4 +1,4 @@
-"""What every scenario's DAG begins and ends with: a budget, stacks brought to their templates and removed, a notice.
+"""What every scenario's DAG begins and ends with: its budget checked, stacks made and removed, a notice sent.
 
 ``platform`` is the output of ``deploy_platform``; a DAG hands over the placeholder of what it becomes.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.providers.amazon.aws.operators.sns import SnsPublishOperator
-from airflow.sdk import Param, TriggerRule
+from airflow.sdk import TriggerRule
 
 from atlas import settings
 from atlas.costs import Price
@@ -21,18 +21,6 @@ LAKE = "s3://{{ ti.xcom_pull('deploy_platform')['LakeBucket'] }}"
 
 ESTIMATE = "{{ ti.xcom_pull('check_budget') }}"
 """What the run is estimated to cost, for the facts of its report."""
-
-
-def budget() -> Param:
-    """Return the param ``budget_usd``: enough for every default load, too little for a mistake with a zero or two."""
-    return Param(
-        1.0,
-        type="number",
-        minimum=0,
-        maximum=1000,
-        title="Budget (USD)",
-        description="A run that is estimated to cost more on AWS is refused before its stack is made",
-    )
 
 
 def deploy_platform() -> DeployStackOperator:

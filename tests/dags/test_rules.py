@@ -15,7 +15,7 @@ from airflow.providers.amazon.aws.operators.sns import SnsPublishOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, TriggerRule
 
-from atlas import lifecycle, settings
+from atlas import lifecycle, params, settings
 from atlas.costs import Price
 from atlas.operators.budget import CheckBudgetOperator
 from atlas.operators.cloudformation import DeployStackOperator, RemoveStackOperator
@@ -57,7 +57,7 @@ def sound_dag(**changes: Any) -> DAG:
             ),
             "source_uri": Param(None, type=["null", "string"], pattern="^s3://", title="Source"),
             "day": Param("2026-01-01", type="string", format="date", title="Day"),
-            "budget_usd": lifecycle.budget(),
+            "budget_usd": params.budget(),
             "size": Param(5, type="integer", enum=[5, 50], title="Size"),
             "keep": Param(False, type="boolean", title="Keep", description="Keep what was made"),
         },

@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from atlas import lifecycle
+from atlas import params
 from atlas.costs import Price, dollars, total
 from atlas.operators.budget import CheckBudgetOperator, with_copies
 from tests.conftest import Aws
@@ -112,6 +112,6 @@ def test_own_files_outside_of_the_lake_are_refused(lake: int) -> None:
 
 
 def test_the_budget_has_a_title_bounds_and_a_default() -> None:
-    budget = lifecycle.budget()
+    budget = params.budget()
     assert budget.resolve() == 1.0
     assert {"title", "minimum", "maximum"} <= budget.schema.keys()
