@@ -22,9 +22,11 @@ import psutil
 
 from local import runner
 from local.bootstrap import root
-from local.launcher import embedded, faults, layout
+from local.launcher import embedded, faults, layout, spark
 
 LOADS: dict[str, dict[str, Any]] = {
+    "s01_rds_sales_etl": {},
+    "s08_fraud_workflow": {"events": 150},
     "s27_idempotent_consumer": {"events": 40, "crash_percent": 3, "visibility_seconds": 6},
     "s05_ecommerce_redshift": {"events": 300, "crash_percent": 3},
 }
@@ -96,6 +98,7 @@ def main() -> int:
     LOG.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="atlas-soak-") as scratch:
         runner.configure(Path(scratch) / "airflow")
+        spark.ensure(layout.AWS_VENV / "bin" / "python", layout.HOME / "jars")
         running = embedded.start(Path(scratch) / "aws", embedded.free_port())
         family = [psutil.Process(running.process.pid)]
         try:
