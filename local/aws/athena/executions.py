@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -190,6 +190,7 @@ class Execution:
             self.reason, self.error = reason, error
             self.completed = datetime.now(UTC)
             self._total_seconds = time.monotonic() - self._started
+            self.statement = replace(self.statement, tree=None)  # needed no more; its description is kept
             self.state = state
 
 

@@ -410,10 +410,12 @@ def _remembered(call: Call, statement: Statement) -> Statement:
     with _lock:
         for old in [each for each in _statements.values() if now - each.whole.created > timedelta(hours=RESULT_HOURS)]:
             del _statements[old.id]
+        for forgotten in [name for name, (known, _, _) in _tokens.items() if known not in _statements]:
+            del _tokens[forgotten]
         if token:
             key = (*statement.owner, token)
             known, known_request, since = _tokens.get(key, ("", "", now))
-            if known in _statements and now - since < timedelta(hours=TOKEN_HOURS):
+            if known and now - since < timedelta(hours=TOKEN_HOURS):
                 if known_request != request:
                     raise _invalid("The client token was used for a request with other parameters.")
                 return _statements[known]
