@@ -176,7 +176,7 @@ with DAG(
         watched=WATCHED,
         optional=MAY_BE_SKIPPED,
         facts={
-            "Rows": "{{ ti.xcom_pull('feed')['records'] }}",
+            "Messages sent": "{{ ti.xcom_pull('feed')['records'] }}",
             "Payments": "{{ ti.xcom_pull('feed')['payments'] }}",
             "Sent twice": "{{ ti.xcom_pull('feed')['duplicates'] }}",
             "Expired": "{{ ti.xcom_pull('feed')['expired'] }}",
