@@ -45,7 +45,7 @@ bench: setup  ## measure the scenarios and the embedded AWS (one part: ARGS=embe
 	@PYTHONPATH=plugins $(VENV)/python -m local.bench $(ARGS)
 
 soak: setup  ## scenarios in a storm of faults for SOAK_SECONDS=600: nothing lost, nothing leaked
-	@$(VENV)/python -m local.soak
+	@PYTHONPATH=plugins $(VENV)/python -m local.soak
 
 capabilities: setup  ## write the table of docs/embedded-aws.md from the conformance tests
 	@$(VENV)/python -m local.capabilities

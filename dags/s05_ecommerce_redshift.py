@@ -116,11 +116,8 @@ PARAMS = {
     "rate": params.rate("transactions"),
     "duplicates_percent": params.percent("Sent twice", 10),
     "malformed_percent": params.percent("Damaged copies", 1),
-    "crash_percent": params.percent(
-        "Rehearsed crashes",
-        0,
-        "How often the function dies before it hands its rows over, and again before it says so",
-        maximum=50,
+    "crash_percent": params.crashes(
+        "How often the function dies before it hands its rows over, and again before it says so"
     ),
     "buffer_seconds": Param(
         settings.BUFFER_SECONDS,

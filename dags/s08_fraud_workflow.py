@@ -95,9 +95,7 @@ PARAMS = {
     "source_uri": params.source("CSVs: event_id, card, amount, currency, country, category, occurred_at"),
     "duplicates_percent": params.percent("Sent twice", 10),
     "malformed_percent": params.percent("Damaged copies", 1),
-    "crash_percent": params.percent(
-        "Rehearsed crashes", 0, "Share of commits: before them the scoring function dies", maximum=50
-    ),
+    "crash_percent": params.crashes("Share of commits: before them the scoring function dies"),
     "rate": params.rate("payments", default=100),
     "review": Param(
         "timeout",

@@ -96,11 +96,8 @@ PARAMS = {
     "malformed_percent": params.percent("Damaged copies", 1),
     "expired_percent": params.percent("Expired", 3, maximum=50),
     "forged_percent": params.percent("Forged later with another amount", 3),
-    "crash_percent": params.percent(
-        "Rehearsed crashes",
-        0,
-        "Share of batches: after the effect, before the acknowledgement or Powertools' record",
-        maximum=50,
+    "crash_percent": params.crashes(
+        "Share of batches: after the effect, before the acknowledgement or Powertools' record"
     ),
     "faults": Param(
         "none",

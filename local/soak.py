@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from atlas.operators.cloudformation import empty_bucket
 from local import runner
 from local.bootstrap import root
 from local.launcher import embedded, faults, layout, spark
@@ -85,10 +86,7 @@ def _run(running: embedded.EmbeddedAws, scenarios: runner.Scenarios, stem: str, 
     counts = ", ".join(f"{number} {fault}" for fault, number in struck.items())
     verdict = f"{run.state}, gates {'passed' if passed else 'failed'}"
     print(f"          {stem:<26} {time.monotonic() - begun:5.1f} s  {verdict}; {counts}", flush=True)
-    s3 = scenarios.client("s3")
-    for page in s3.get_paginator("list_object_versions").paginate(Bucket=scenarios.lake, Prefix=f"{stem}/"):
-        for version in page.get("Versions", []) + page.get("DeleteMarkers", []):
-            s3.delete_object(Bucket=scenarios.lake, Key=version["Key"], VersionId=version["VersionId"])
+    empty_bucket(scenarios.client("s3"), scenarios.lake, f"{stem}/")
     return [] if run.state == "success" and passed else [f"{stem} {load}: {verdict}"]
 
 
@@ -98,7 +96,7 @@ def main() -> int:
     LOG.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="atlas-soak-") as scratch:
         runner.configure(Path(scratch) / "airflow")
-        spark.ensure(layout.AWS_VENV / "bin" / "python", layout.HOME / "jars")
+        spark.ensure(layout.python(layout.AWS_VENV), layout.JARS)
         running = embedded.start(Path(scratch) / "aws", embedded.free_port())
         family = [psutil.Process(running.process.pid)]
         try:

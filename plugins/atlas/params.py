@@ -44,6 +44,11 @@ def percent(title: str, default: float, description: str | None = None, maximum:
     return Param(default, type="number", minimum=0, maximum=maximum, title=f"{title} (%)", description=description)
 
 
+def crashes(when: str) -> Param:
+    """Return the param ``crash_percent``: how often a function dies on purpose, and ``when``."""
+    return percent("Rehearsed crashes", 0, when, maximum=50)
+
+
 def budget() -> Param:
     """Return the param ``budget_usd``: enough for every default load, too little for a mistake with a zero or two."""
     return Param(

@@ -512,7 +512,7 @@ def _types() -> dict[str, list[str]]:
         "[t.create, t.update, t.delete, *t.options.values(), *t.undo.values()]).split()"
         " for name, t in TYPES.items()}))"
     )
-    python = layout.AWS_VENV / "bin" / "python"
+    python = layout.python(layout.AWS_VENV)
     output = subprocess.run(
         [python, "-c", script], cwd=layout.REPOSITORY, capture_output=True, text=True, check=True
     ).stdout

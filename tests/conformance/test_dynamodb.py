@@ -171,9 +171,6 @@ def test_a_cancelled_transaction_says_what_was_there(aws: Aws) -> None:
     assert "Item" not in client.get_item(TableName=name, Key=key("b"))
 
 
-# --- Permissions -------------------------------------------------------------------------------------------------
-
-
 def test_a_transaction_that_is_sent_again_under_its_token_is_known(aws: Aws) -> None:
     """Whatever its numbers look like, and by whatever the table is called.
 
@@ -191,6 +188,9 @@ def test_a_transaction_that_is_sent_again_under_its_token_is_known(aws: Aws) -> 
         with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
             put("2.50", token, called)
         assert client.get_item(TableName=name, Key=key("sum"))["Item"]["n"] == {"N": "1.5"}
+
+
+# --- Permissions -------------------------------------------------------------------------------------------------
 
 
 def own_items(name: str) -> dict[str, Any]:

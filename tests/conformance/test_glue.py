@@ -142,16 +142,16 @@ def alive(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def glue(aws: Aws) -> Glue:
-    spark.ensure(layout.AWS_VENV / "bin" / "python", layout.HOME / "jars")
+    spark.ensure(layout.python(layout.AWS_VENV), layout.JARS)
     return Glue(aws)
 
 
 @pytest.mark.usefixtures("glue")
 def test_spark_is_set_up_once(tmp_path: Path) -> None:
     """What is set up stays as it is; what is not is an error that says what to do."""
-    marker = layout.HOME / "jars" / "installed.json"
+    marker = layout.JARS / "installed.json"
     before = marker.stat().st_mtime_ns
-    jars = spark.ensure(layout.AWS_VENV / "bin" / "python", layout.HOME / "jars")
+    jars = spark.ensure(layout.python(layout.AWS_VENV), layout.JARS)
     assert marker.stat().st_mtime_ns == before
     assert {"hadoop-aws-3.3.4.jar", "postgresql-42.7.3.jar"} <= {jar.name for jar in jars if jar.exists()}
     with pytest.raises(spark.SetupError, match="make setup"):

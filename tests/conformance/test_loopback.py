@@ -37,7 +37,7 @@ def test_a_listener_that_asks_for_all_interfaces_gets_loopback() -> None:
         "    with socket.create_server((host, 0)) as listener:\n"
         "        print(listener.getsockname()[0])\n"
     )
-    python = layout.AWS_VENV / "bin" / "python"
+    python = layout.python(layout.AWS_VENV)
     answer = subprocess.run([python, "-c", script], cwd=layout.REPOSITORY, capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["127.0.0.1", "127.0.0.1"]
 

@@ -152,7 +152,7 @@ def manifest(*addresses: str, mandatory: bool = True) -> str:
 def parquet(sql: str) -> list[list[str]]:
     """Run SQL on Parquet files by a reader that has nothing to do with Redshift; return its rows as texts."""
     script = "import duckdb, json, sys; print(json.dumps(duckdb.sql(sys.argv[1]).fetchall(), default=str))"
-    python = layout.AWS_VENV / "bin" / "python"
+    python = layout.python(layout.AWS_VENV)
     output = subprocess.run([python, "-c", script, sql], capture_output=True, text=True, check=True).stdout
     rows: list[list[str]] = json.loads(output)
     return rows

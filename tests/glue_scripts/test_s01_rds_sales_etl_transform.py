@@ -205,9 +205,9 @@ CASES = {
 def staged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Tables]]:
     """What is staged by case and interval; one Spark computes all."""
     scratch = tmp_path_factory.mktemp("spark")
-    installed = spark.installed(layout.HOME / "jars")
+    installed = spark.installed(layout.JARS)
     answer = subprocess.run(
-        [layout.AWS_VENV / "bin" / "python", Path(__file__).with_name("drive_transform.py")],
+        [layout.python(layout.AWS_VENV), Path(__file__).with_name("drive_transform.py")],
         input=json.dumps(CASES),
         env={"PATH": os.environ["PATH"], "TZ": "UTC", **installed.environment(scratch, SPARK_SETTINGS)},
         capture_output=True,

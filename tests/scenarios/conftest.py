@@ -29,7 +29,7 @@ PRINTED = pytest.StashKey[list[tuple[str, str]]]()
 @pytest.fixture(scope="session")
 def scenarios(aws: Aws, pytestconfig: pytest.Config) -> Iterator[Scenarios]:
     """An account with Atlas's permissions and an Airflow that uses it; no secret may get out of their runs."""
-    spark.ensure(layout.AWS_VENV / "bin" / "python", layout.HOME / "jars")
+    spark.ensure(layout.python(layout.AWS_VENV), layout.JARS)
     made = Scenarios(aws.client, aws.endpoint)
     KNOWN[json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"])["password"]] = "Airflow's access key"
     yield made

@@ -32,7 +32,7 @@ def stormy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenarios]:
     """An account of its own: what a storm leaves there is no other test's business."""
     with pytest.MonkeyPatch.context() as patch, embedded_aws(tmp_path_factory.mktemp("stormy")) as aws:
         patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", "")  # put back at the end
-        spark.ensure(layout.AWS_VENV / "bin" / "python", layout.HOME / "jars")
+        spark.ensure(layout.python(layout.AWS_VENV), layout.JARS)
         yield Scenarios(aws.client, aws.endpoint)
 
 

@@ -2,7 +2,8 @@
 
 Capacity is measured as billed (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html):
 reads by started 4 KB, half of it if eventually consistent and twice in a transaction. The emulator does the same for
-writes by started KB, but takes every read for a small one and no request into its metrics.
+writes by started KB, but takes every read for a small one and no request into its metrics. A transaction that is
+repeated under its token is answered by reads, so it has to be known.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class JobRun:
         }
         if is_spark(self.job):
             try:
-                installation = spark.installed(layout.HOME / "jars")
+                installation = spark.installed(layout.JARS)
             except spark.SetupError as error:
                 raise JobFailureError(str(error)) from error
             variables["PYSPARK_PYTHON"] = sys.executable

@@ -405,25 +405,25 @@ def _remembered(call: Call, statement: Statement) -> Statement:
     https://docs.aws.amazon.com/redshift/latest/mgmt/data-api-calling-considerations-idempotency.html
     """
     payload = {name: value for name, value in call.payload.items() if name != "WaitTimeSeconds"}
-    token, request = payload.get("ClientToken"), json.dumps(payload, sort_keys=True)
+    token, request = payload.get("ClientToken", ""), json.dumps(payload, sort_keys=True)
     now = datetime.now(UTC)
     with _lock:
         for old in [each for each in _statements.values() if now - each.whole.created > timedelta(hours=RESULT_HOURS)]:
             del _statements[old.id]
-        for forgotten in [name for name, (known, _, _) in _tokens.items() if known not in _statements]:
-            del _tokens[forgotten]
-        if token:
-            key = (*statement.owner, token)
-            known, known_request, since = _tokens.get(key, ("", "", now))
-            if known and now - since < timedelta(hours=TOKEN_HOURS):
-                if known_request != request:
-                    raise _invalid("The client token was used for a request with other parameters.")
-                return _statements[known]
-            _tokens[key] = (statement.id, request, now)
+        for expired in [each for each, (_, _, since) in _tokens.items() if now - since >= timedelta(hours=TOKEN_HOURS)]:
+            del _tokens[expired]
+        key = (*statement.owner, token)
+        if known := _tokens.get(key):
+            known_id, known_request, _ = known
+            if known_request != request:
+                raise _invalid("The client token was used for a request with other parameters.")
+            return _statements[known_id]
         active = [each for each in _statements.values() if each.whole.status not in _ENDED]
         if sum(each.login.workgroup == statement.login.workgroup for each in active) >= MAX_ACTIVE:
             raise AwsError("ActiveStatementsExceededException", "Active statements exceeded the allowed quota.")
         _statements[statement.id] = statement
+        if token:
+            _tokens[key] = (statement.id, request, now)
     return statement
 
 

@@ -143,7 +143,7 @@ class _StackOperator(AwsBaseOperator[StackHook]):
     def _delete(self, context: Context, stack: StackTypeDef) -> dict[str, str] | None:
         s3: S3Client = S3Hook(**self._hook_parameters).get_conn()
         for bucket in self._deletable_buckets(stack["StackId"]):
-            self.log.info("Emptied s3://%s of %d object versions", bucket, _empty_bucket(s3, bucket))
+            self.log.info("Emptied s3://%s of %d object versions", bucket, empty_bucket(s3, bucket))
         self.hook.client.delete_stack(StackName=stack["StackId"])
         return self._wait(context, stack["StackId"], "DELETE_COMPLETE")
 
@@ -369,13 +369,13 @@ class RemoveStackOperator(_StackOperator):
         return self._delete(context, stack)
 
 
-def _empty_bucket(s3: S3Client, bucket: str) -> int:
-    """Delete all object versions and delete markers of ``bucket``; return how many.
+def empty_bucket(s3: S3Client, bucket: str, prefix: str = "") -> int:
+    """Delete all object versions and delete markers of ``bucket``, or those below ``prefix``; return how many.
 
     Raises:
         AirflowException: S3 refused to delete some of them.
     """
-    pages = s3.get_paginator("list_object_versions").paginate(Bucket=bucket)
+    pages = s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
     versions: Iterator[ObjectIdentifierTypeDef] = (
         {"Key": entry["Key"], "VersionId": entry["VersionId"]}
         for page in pages
